@@ -1,0 +1,46 @@
+# `make demo` and `make test` each create .venv, install pinned versions into it, and run.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint endurance lock clean
+
+demo: .venv/.demo
+	$(BIN)/autoresearch demo
+
+test: .venv/.test lint
+	$(BIN)/python -m pytest -n 2
+
+endurance: .venv/.test
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" --endurance
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv || { echo "python venv is missing: install python3-venv"; exit 1; }
+
+.venv/.demo: requirements/demo.txt pyproject.toml | .venv/bin/python
+	sh tools/install-bubblewrap.sh
+	@echo "installing the pinned requirements into .venv ..."
+	$(INSTALL) --require-hashes -r requirements/demo.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.test: requirements/test.txt .venv/.demo
+	@echo "installing what the tests need into .venv ..."
+	$(INSTALL) --require-hashes -r requirements/test.txt
+	@touch $@
+
+# Rewrites the pinned requirements from pyproject.toml (needs uv).
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --extra demo --group build pyproject.toml -o requirements/demo.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	  --extra demo --group build --group dev -c requirements/demo.txt pyproject.toml -o requirements/test.txt
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,46 @@
+"""What can go wrong on our side; a failing candidate is a value (`types.Status`).
+
+AutoresearchError
+├── UserError        your input: shown without a traceback, exit code 2
+│   └── RunLockedError  another engine holds this run, exit code 4
+├── AgentError       the agent failed: back off and ask again
+├── ExecutorError    the infrastructure failed: the attempt is void and run again
+├── EvaluationError  the ruler itself broke: the run stops
+└── StoreError       journal or private git store cannot be trusted
+"""
+
+
+class AutoresearchError(Exception):
+    """Root of all errors raised by autoresearch: a message and the next thing to do."""
+
+    def __init__(self, message: str, *, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message
+
+
+class UserError(AutoresearchError):
+    """Something the person can put right; ``fix`` says how."""
+
+
+class RunLockedError(UserError):
+    """Another engine holds the run's lock."""
+
+
+class AgentError(AutoresearchError):
+    """The agent exited with an error or could not be started."""
+
+
+class ExecutorError(AutoresearchError):
+    """The machinery that runs jobs failed; says nothing about the candidate."""
+
+
+class EvaluationError(AutoresearchError):
+    """The protected evaluation of the task is broken."""
+
+
+class StoreError(AutoresearchError):
+    """Journal or git store is damaged or was changed by someone else."""

@@ -1,0 +1,22 @@
+"""The seams of autoresearch: what a plug-in implements, one to four methods each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from .types import Assignment, Json, Proposal
+
+
+class Agent(Protocol):
+    """Something that edits the files of a workspace to try one idea."""
+
+    async def propose(self, assignment: Assignment) -> Proposal:
+        """Edit ``assignment.workspace`` and say what was done; raises ``AgentError``."""
+
+
+class Executor(Protocol):
+    """Somewhere to run jobs; a job and its result are plain data, described in ``runner.py``."""
+
+    async def run(self, job: dict[str, Json], attempt: Path) -> dict[str, Json]:
+        """Run one job in its attempt directory to its end; raises ``ExecutorError``."""

@@ -1,0 +1,285 @@
+"""The nouns of autoresearch as frozen values; this module imports nothing of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+Direction = Literal["lower", "higher"]
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+class Status(StrEnum):
+    """How an experiment ended."""
+
+    KEEP = "keep"
+    DISCARD = "discard"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    REJECTED = "rejected"
+    VOID = "void"
+
+
+class Kind(StrEnum):
+    """What the strategy asked for."""
+
+    BASELINE = "baseline"
+    IMPROVE = "improve"
+    EXPLORE = "explore"
+    SIMPLIFY = "simplify"
+    COMBINE = "combine"
+    TUNE = "tune"
+
+
+class Level(StrEnum):
+    """How strongly this machine confines untrusted code, strongest first."""
+
+    NAMESPACES = "namespaces"
+    LANDLOCK = "landlock"
+    SEATBELT = "seatbelt"
+    NONE = "none"
+
+
+class Outcome(StrEnum):
+    """How one sample ended: only ``ok`` has a value, ``void`` says nothing about the candidate."""
+
+    OK = "ok"
+    CRASH = "crash"
+    TIMEOUT = "timeout"
+    VOID = "void"
+
+
+# The contract: autoresearch.toml after validation (config.py). Seconds and bytes.
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    editable: tuple[str, ...]
+    goal: str
+    instructions: str | None = None
+    data: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    command: tuple[str, ...]
+    setup: tuple[str, ...] | None = None
+    budget_s: float = 300.0
+    clock: Literal["wall", "cpu"] = "wall"
+    timeout_s: float = 600.0
+    memory_bytes: int | None = None
+    cpus: int = 1
+    gpus: int = 0
+    env: Mapping[str, str] = field(default_factory=dict)
+    readable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    direction: Direction = "lower"
+    evaluate: tuple[str, ...] | None = None
+    answer: tuple[str, ...] | None = None
+    answer_cpu_s: float = 60.0
+    timeout_s: float = 300.0
+    pattern: str | None = None
+    min_gain: float = 0.0
+    target: float | None = None
+
+    @property
+    def self_reported(self) -> bool:
+        """True where the number is printed by code the agent may edit."""
+        return self.evaluate is None
+
+    def better(self, a: float, b: float) -> bool:
+        return a < b if self.direction == "lower" else a > b
+
+    def gain(self, new: float, old: float) -> float:
+        """Improvement of ``new`` over ``old`` in metric units, positive when better."""
+        return old - new if self.direction == "lower" else new - old
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    command: tuple[str, ...]
+    timeout_s: float = 300.0
+    expect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    confirm: Literal["auto", "never"] | int = "auto"
+    confidence: float = 0.99
+    simplicity: Literal["auto"] | float = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChoice:
+    use: str = "search"
+    timeout_s: float = 1200.0
+    env: tuple[str, ...] = ()
+    network: Literal["host", "none"] = "host"
+    login: Literal["none", "mine"] = "none"
+    options: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values a named constant may take: an interval, or choices."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[bool | int | float | str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    experiments: int | None = None
+    hours: float | None = None
+    cost_usd: float | None = None
+    tokens: int | None = None
+    device_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parallel:
+    workers: int = 1
+    frontier: int = 1
+    executor: str = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What to improve and under which rules; ``path`` is the file it was read from."""
+
+    path: Path
+    task: Task
+    run: Run
+    metric: Metric
+    guards: tuple[Guard, ...] = ()
+    keep: Keep = Keep()
+    agents: tuple[AgentChoice, ...] = (AgentChoice(),)
+    space: Mapping[str, Range] = field(default_factory=dict)
+    limits: Limits = Limits()
+    parallel: Parallel = Parallel()
+
+    @property
+    def root(self) -> Path:
+        """The directory that all relative paths of the contract are relative to."""
+        return self.path.parent
+
+
+# What happens during a run.
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one step used, as we measured it, over its whole process tree."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    peak_rss_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One measured value of one commit with one seed, or why there is none."""
+
+    commit: str
+    seed: int
+    outcome: Outcome
+    value: float | None = None
+    reason: str = ""
+    usage: Usage = Usage()
+    memory_gb: float = 0.0
+    level: Level = Level.NONE
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the strategy asks an agent for: an idea of some kind on top of ``parent``."""
+
+    parent: str
+    kind: Kind
+    hypothesis: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What an agent says about its edit; the edit itself is in the workspace."""
+
+    description: str = ""
+    hypothesis: str = ""
+    expected: str = ""
+    kind: Kind | None = None
+    tokens: int | None = None
+    cost_usd: float | None = None
+    exhausted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A proposal sealed as a commit: the parent's tree with only allowed files changed."""
+
+    commit: str
+    parent: str
+    tokens_added: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The end of an experiment: a status and one human sentence with its numbers.
+
+    ``value`` is what the row shows; ``low`` and ``high`` bound it at the run's confidence;
+    ``gain`` is candidate over incumbent in metric units, positive when better.
+    """
+
+    status: Status
+    reason: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    gain: float | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One decided experiment as agents see it; ``sources`` reads its editable files on demand."""
+
+    number: int
+    commit: str
+    parent: str
+    kind: Kind
+    status: Status
+    value: float | None
+    description: str
+    sources: Callable[[], Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """All that an agent is handed for one iteration; agents keep no memory between calls.
+
+    ``workspace`` is a writable export of the parent commit and the only thing an agent may
+    change; ``editable`` lists the existing files it may edit, relative to ``workspace``.
+    ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
+    """
+
+    number: int
+    workspace: Path
+    editable: tuple[str, ...]
+    plan: Plan
+    seed: int
+    metric: Metric
+    space: Mapping[str, Range]
+    history: Sequence[Past]
+    briefing: Path
+    directory: Path
