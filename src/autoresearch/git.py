@@ -1,0 +1,357 @@
+"""The private git store of a run, and the delivery of its branch; plumbing commands only.
+
+The store is a bare repository that no agent and no candidate ever sees. Hardened porcelain still
+executed planted filters in our measurements; plumbing on a private directory executed nothing.
+Nothing here knows what an experiment is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import StoreError, UserError
+
+IDENTITY = "autoresearch <autoresearch@localhost>"
+REGULAR, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
+CACHED_BLOB_BYTES = 1 << 20
+CACHE_BYTES = 64 << 20
+SHALLOW = "shallow"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a tree."""
+
+    mode: str
+    oid: str
+
+
+def environment(git_dir: Path | None = None) -> dict[str, str]:
+    """A git environment that reads no configuration of the system, the person or an agent."""
+    env = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_ATTR_NOSYSTEM": "1",
+    }
+    if git_dir is not None:
+        env["GIT_DIR"] = str(git_dir)
+    return env
+
+
+def git(
+    *argv: str, cwd: Path, env: Mapping[str, str], stdin: bytes = b"", check: bool = True
+) -> subprocess.CompletedProcess[bytes]:
+    """Run one git command.
+
+    Raises:
+        StoreError: git failed and ``check`` is true.
+    """
+    done = subprocess.run(
+        ["git", *argv], cwd=cwd, env=dict(env), input=stdin, capture_output=True, check=False
+    )
+    if check and done.returncode != 0:
+        said = done.stderr.decode(errors="replace").strip()
+        raise StoreError(f"git {' '.join(argv[:3])} failed: {said or done.returncode}")
+    return done
+
+
+def blob_oid(data: bytes) -> str:
+    """The name that git gives to these bytes."""
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+class Store:
+    """A run's private bare repository; owns one long-lived ``git cat-file`` for reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._env = environment(path)
+        self._reader: subprocess.Popen[bytes] | None = None
+        self._blobs: dict[str, bytes] = {}
+        self._cached = 0
+        self._trees: dict[str, dict[str, Entry]] = {}
+
+    @classmethod
+    def create(cls, path: Path) -> Store:
+        """Make the store, or open it where it exists."""
+        store = cls(path)
+        if not (path / "HEAD").is_file():
+            git("init", "--quiet", "--bare", str(path), cwd=path.parent, env=environment())
+            for key, value in {
+                "core.fsync": "all",
+                "gc.auto": "0",
+                "maintenance.auto": "false",
+                "core.hooksPath": os.devnull,
+                "core.logAllRefUpdates": "false",
+            }.items():
+                store._git("config", key, value)
+        return store
+
+    def clear_locks(self) -> None:
+        """Remove lock files of killed git processes; only the holder of the run's lock may."""
+        for lock in [*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock")]:
+            lock.unlink()
+
+    def close(self) -> None:
+        """End the reading process."""
+        if self._reader is not None:
+            assert self._reader.stdin is not None
+            self._reader.stdin.close()
+            self._reader.wait()
+            self._reader = None
+
+    def _git(self, *argv: str, stdin: bytes = b"") -> bytes:
+        return git(*argv, cwd=self.path, env=self._env, stdin=stdin).stdout
+
+    # Reading
+
+    def tree(self, commit: str) -> dict[str, Entry]:
+        """All files of a commit by path."""
+        if commit not in self._trees:
+            if len(self._trees) > 64:
+                self._trees.clear()
+            found = {}
+            for line in self._git("ls-tree", "-r", "-z", commit).split(b"\0")[:-1]:
+                head, _, path = line.partition(b"\t")
+                mode, _, oid = head.decode().split(" ")
+                found[os.fsdecode(path)] = Entry(mode, oid)
+            self._trees[commit] = found
+        return self._trees[commit]
+
+    def read(self, oid: str) -> bytes:
+        """The bytes of a blob or commit."""
+        if (known := self._blobs.get(oid)) is not None:
+            return known
+        if self._reader is None:
+            self._reader = subprocess.Popen(
+                ["git", "cat-file", "--batch"],
+                cwd=self.path,
+                env=self._env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+        assert self._reader.stdin is not None and self._reader.stdout is not None
+        self._reader.stdin.write(f"{oid}\n".encode())
+        self._reader.stdin.flush()
+        head = self._reader.stdout.readline().split()
+        if len(head) != 3:
+            raise StoreError(f"{self.path}: object {oid} is missing")
+        data = self._reader.stdout.read(int(head[2]))
+        self._reader.stdout.read(1)
+        if len(data) <= CACHED_BLOB_BYTES:
+            if self._cached > CACHE_BYTES:
+                self._blobs.clear()
+                self._cached = 0
+            self._blobs[oid] = data
+            self._cached += len(data)
+        return data
+
+    def export(
+        self, commit: str, target: Path, *, without: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        """Write a commit's files below ``target``, byte for byte; submodules stay empty."""
+        folders: set[Path] = set()
+        for path, entry in self.tree(commit).items():
+            if without(path):
+                continue
+            file = target / path
+            if file.parent not in folders:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                folders.add(file.parent)
+            if entry.mode == SUBMODULE:
+                file.mkdir(exist_ok=True)
+            elif entry.mode == LINK:
+                file.symlink_to(os.fsdecode(self.read(entry.oid)))
+            else:
+                file.write_bytes(self.read(entry.oid))
+                if entry.mode == EXECUTABLE:
+                    file.chmod(0o755)
+
+    def resolve(self, ref: str) -> str | None:
+        """The commit that a ref names, or None."""
+        done = git(
+            "rev-parse", "--verify", "--quiet", ref, cwd=self.path, env=self._env, check=False
+        )
+        return done.stdout.decode().strip() or None
+
+    def history(self, ref: str) -> list[tuple[str, str]]:
+        """Commits and messages along the first parents of ``ref``, newest first."""
+        out = self._git("log", "--first-parent", "-z", "--format=%H%n%B", ref)
+        found = []
+        for record in out.split(b"\0"):
+            if record:
+                commit, _, message = record.decode(errors="replace").partition("\n")
+                found.append((commit, message.strip()))
+        return found
+
+    def diff(self, old: str, new: str) -> str:
+        """The change between two commits as a patch, without the help of any configuration."""
+        argv = ("diff-tree", "-p", "--no-ext-diff", "--no-textconv", "--no-color", old, new)
+        return self._git(*argv).decode(errors="replace")
+
+    def lines_changed(self, old: str, new: str) -> dict[str, tuple[int, int]]:
+        """Lines added and removed by path."""
+        out = self._git("diff-tree", "-r", "-z", "--numstat", "--no-renames", old, new)
+        found = {}
+        for record in out.split(b"\0")[:-1]:
+            added, removed, path = record.split(b"\t", 2)
+            found[os.fsdecode(path)] = (int(added) if added != b"-" else 0,
+                                        int(removed) if removed != b"-" else 0)  # fmt: skip
+        return found
+
+    # Writing
+
+    def seal(
+        self,
+        parent: str,
+        changes: Mapping[str, tuple[str, bytes] | None],
+        message: str,
+        ref: str,
+    ) -> str:
+        """Commit ``changes`` (path to mode and bytes, None deletes) on top of ``parent``."""
+        return self._import(ref, message, [parent], changes)
+
+    def append(self, ref: str, last: str | None, other: str, message: str) -> str:
+        """Add an entry to a log of commits: first parent the last entry, second ``other``."""
+        return self._import(ref, message, [last, other] if last else [other], {})
+
+    def _import(
+        self,
+        ref: str,
+        message: str,
+        parents: list[str],
+        changes: Mapping[str, tuple[str, bytes] | None],
+    ) -> str:
+        text = message.encode()
+        stamp = f"{IDENTITY} {int(time.time())} +0000"
+        # One process writes blobs, trees, commit and ref; `feature done` makes a cut stream fail.
+        stream = [
+            b"feature done\n",
+            f"commit {ref}\nmark :1\ncommitter {stamp}\n".encode(),
+            b"data %d\n%s\n" % (len(text), text),
+            f"from {parents[0]}\n".encode(),
+        ]
+        stream += [f"merge {other}\n".encode() for other in parents[1:]]
+        for path, change in changes.items():
+            name = b'"' + os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+            if change is None:
+                stream.append(b"D " + name + b"\n")
+            else:
+                mode, data = change
+                stream.append(b"M %s inline %s\n" % (mode.encode(), name))
+                stream.append(b"data %d\n%s\n" % (len(data), data))
+        stream.append(b"get-mark :1\ndone\n")
+        out = self._git("fast-import", "--quiet", "--force", "--done", stdin=b"".join(stream))
+        return out.decode().strip()
+
+    def adopt(self, repository: Path, commit: str) -> None:
+        """Copy one commit of the person's repository, its files but not its history."""
+        env = environment()
+        listed = git(
+            "rev-list", "--objects", "--no-walk", commit, cwd=repository, env=_trusting(env)
+        ).stdout
+        names = b"".join(line.split(b" ", 1)[0] + b"\n" for line in listed.splitlines())
+        pack = git(
+            "pack-objects", "--quiet", "--stdout", cwd=repository, env=_trusting(env), stdin=names
+        )
+        (self.path / SHALLOW).write_text(f"{commit}\n")
+        self._git("unpack-objects", "-q", stdin=pack.stdout)
+
+    def deliver(self, repository: Path, commit: str, branch: str, before: str | None) -> None:
+        """Advance ``branch`` of the person's repository to ``commit``, hooks off, nothing else.
+
+        ``before`` is what we last put there (None: the branch must not exist).
+
+        Raises:
+            UserError: the branch was moved by somebody else, or is checked out.
+        """
+        env = _trusting(environment())
+        now = branch_commit(repository, branch)
+        if now == commit:
+            return
+        if now != before:
+            raise UserError(f"branch {branch} was moved by somebody else")
+        if now is not None and f"refs/heads/{branch}" in _checked_out(repository):
+            raise UserError(f"branch {branch} is checked out")
+        base = (self.path / SHALLOW).read_text().split()
+        wanted = "\n".join([commit, *(f"^{each}" for each in base)]) + "\n"
+        pack = self._git("pack-objects", "--quiet", "--revs", "--stdout", stdin=wanted.encode())
+        git("unpack-objects", "-q", cwd=repository, env=env, stdin=pack)
+        argv = ("-c", f"core.hooksPath={os.devnull}", "update-ref", "--create-reflog")
+        git(*argv, f"refs/heads/{branch}", commit, before or "0" * 40, cwd=repository, env=env)
+
+
+def _trusting(env: dict[str, str]) -> dict[str, str]:
+    # The repository is the person's own; git's ownership check would stop root in a container.
+    return env | {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
+                  "GIT_CONFIG_VALUE_0": "*"}  # fmt: skip
+
+
+def _checked_out(repository: Path) -> set[str]:
+    out = git("worktree", "list", "--porcelain", cwd=repository, env=_trusting(environment()))
+    return set(re.findall(r"^branch (\S+)$", out.stdout.decode(errors="replace"), re.M))
+
+
+def branch_commit(repository: Path, branch: str) -> str | None:
+    """Where a branch of the person's repository is, or None."""
+    done = git(
+        "rev-parse", "--verify", "--quiet", f"refs/heads/{branch}",
+        cwd=repository, env=_trusting(environment()), check=False,
+    )  # fmt: skip
+    return done.stdout.decode().strip() or None
+
+
+def repository_root(folder: Path) -> Path:
+    """The top of the person's repository that holds ``folder``.
+
+    Raises:
+        UserError: it is not in a git repository with at least one commit.
+    """
+    env = _trusting(environment())
+    done = git("rev-parse", "--show-toplevel", cwd=folder, env=env, check=False)
+    if done.returncode != 0:
+        raise UserError(
+            f"{folder} is not in a git repository",
+            fix='git init && git add -A && git commit -m "Start"',
+        )
+    return Path(os.fsdecode(done.stdout.rstrip(b"\n")))
+
+
+def head(repository: Path) -> str:
+    """The commit that is checked out.
+
+    Raises:
+        UserError: there is no commit yet.
+    """
+    env = _trusting(environment())
+    done = git("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=repository, env=env,
+               check=False)  # fmt: skip
+    if done.returncode != 0:
+        raise UserError(
+            f"{repository} has no commit yet", fix='git add -A && git commit -m "Start"'
+        )
+    return done.stdout.decode().strip()
+
+
+def exclude(repository: Path, pattern: str) -> None:
+    """Make git ignore ``pattern`` in this clone only, without touching a tracked file."""
+    env = _trusting(environment())
+    found = git("rev-parse", "--git-path", "info/exclude", cwd=repository, env=env).stdout
+    file = repository / os.fsdecode(found.rstrip(b"\n"))
+    lines = file.read_text().splitlines() if file.is_file() else []
+    if pattern not in lines:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join([*lines, pattern]) + "\n")

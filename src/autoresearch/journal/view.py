@@ -1,0 +1,330 @@
+"""What a run is now: the fold of its events. Resume, ``status`` and ``log`` all read this.
+
+Applying an event costs the same at the ten-thousandth experiment as at the tenth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ..decide import Noise, Reference, Standing
+from ..types import Decision, Json, Kind, Level, Outcome, Sample, Status, Usage
+from . import Event
+
+RECENT_CONFIRMATIONS = 20
+
+
+class Role(StrEnum):
+    """What a sample is for: the screen selects, only the others may enter an estimate."""
+
+    BASELINE = "baseline"
+    SCREEN = "screen"
+    FRESH = "fresh"
+    INCUMBENT = "incumbent"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A sample as the journal holds it: ``k`` names its directory."""
+
+    k: int
+    role: Role
+    sample: Sample
+
+
+@dataclass(slots=True)
+class Experiment:
+    """One experiment as far as it has come."""
+
+    number: int
+    kind: Kind = Kind.IMPROVE
+    parent: str = ""
+    agent: str = ""
+    worker: int = 0
+    started: str = ""
+    hypothesis: str = ""
+    description: str = ""
+    expected: str = ""
+    tokens: int | None = None
+    cost_usd: float | None = None
+    dropped: tuple[str, ...] = ()
+    commit: str = ""
+    fingerprint: str = ""
+    tokens_added: int = 0
+    open: bool = False
+    ticket: str = ""
+    attempts: int = 0
+    in_flight: dict[str, Json] | None = None
+    taken: list[Taken] = field(default_factory=list)
+    guards_passed: bool | None = None
+    guard_counts: tuple[float | None, ...] = ()
+    decision: Decision | None = None
+    decided: str = ""
+    was: float | None = None
+
+    def values(self, role: Role) -> tuple[float, ...]:
+        """The values of all samples with a role that have one."""
+        return tuple(
+            each.sample.value
+            for each in self.taken
+            if each.role is role and each.sample.value is not None
+        )
+
+    @property
+    def own(self) -> list[Sample]:
+        """Samples of this experiment's candidate."""
+        return [each.sample for each in self.taken if each.role is not Role.INCUMBENT]
+
+    @property
+    def memory_gb(self) -> float:
+        return max((sample.memory_gb for sample in self.own), default=0.0)
+
+
+class RunView:
+    """The state of a run, built by applying events in order."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.seq = 0
+        self.tag = ""
+        self.contract: dict[str, Any] = {}
+        self.base = ""
+        self.seed = 0
+        self.level = Level.NONE
+        self.started = ""
+        self.ended: str | None = None
+        self.end_reason = ""
+        self.paused: str | None = None
+        self.stop_requested = False
+        self.delivered: dict[str, str] = {}
+        self.branch = ""
+        self.setup: dict[str, Json] | None = None
+        self.overhead_s: float | None = None
+        self.experiments: dict[int, Experiment] = {}
+        self.decided: list[Experiment] = []
+        self.kept: list[Experiment] = []
+        self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
+        self.fingerprints: dict[str, int] = {}
+        self.log_head: str | None = None
+        self.active_s = 0.0
+        self.engine_started = ""
+        self.tokens = 0
+        self.cost_usd = 0.0
+        self.references: list[tuple[float, int]] = []
+        self.closed_noise = Noise()
+        self.credit_used = 0.0
+        self.confirmations: list[bool] = []
+        self.last_at = ""
+        for event in events:
+            self.apply(event)
+
+    # What follows from the events
+
+    @property
+    def incumbent(self) -> Experiment | None:
+        return self.kept[-1] if self.kept else None
+
+    @property
+    def next_number(self) -> int:
+        return len(self.decided)
+
+    @property
+    def unfinished(self) -> Experiment | None:
+        """The experiment in flight, if any: opened and not decided."""
+        experiment = self.experiments.get(self.next_number)
+        return experiment if experiment and experiment.decision is None else None
+
+    @property
+    def noise(self) -> Noise:
+        values = [value for value, _ in self.references]
+        return self.closed_noise.add(values) if len(values) > 1 else self.closed_noise
+
+    def standing(self) -> Standing:
+        """What the run knows when it decides the next step of an experiment."""
+        now = len(self.decided)
+        values = {value for value, _ in self.references}
+        return Standing(
+            incumbent=tuple(Reference(value, now - then) for value, then in self.references),
+            noise=self.noise,
+            credit_used=self.credit_used,
+            recent_confirmations=(sum(self.confirmations), len(self.confirmations)),
+            seed_sensitive=len(values) > 1,
+        )
+
+    # Applying events
+
+    def apply(self, event: Event) -> None:
+        """Take one more event into account."""
+        self.seq = event.seq
+        self.last_at = event.at
+        handler = getattr(self, f"_on_{event.kind}", None)
+        if handler is not None:
+            handler(event, event.body)
+
+    def _experiment(self, event: Event) -> Experiment:
+        assert event.experiment is not None
+        return self.experiments[event.experiment]
+
+    def _on_run_started(self, event: Event, body: dict[str, Any]) -> None:
+        self.tag = body["tag"]
+        self.contract = body["contract"]
+        self.base = body["base"]
+        self.seed = body["seed"]
+        self.branch = body["branch"]
+        self.started = event.at
+
+    def _on_engine_started(self, event: Event, body: dict[str, Any]) -> None:
+        self.level = Level(body["level"])
+        self.engine_started = event.at
+        self.ended = None
+        self.paused = None
+        self.stop_requested = False
+
+    def _on_contract_changed(self, event: Event, body: dict[str, Any]) -> None:
+        self.contract = body["contract"]
+
+    def _on_run_ended(self, event: Event, body: dict[str, Any]) -> None:
+        self.ended = event.at
+        self.end_reason = body["reason"]
+        self.active_s += body["active_s"]
+
+    def _on_paused(self, event: Event, body: dict[str, Any]) -> None:
+        self.paused = body["reason"]
+
+    def _on_resumed(self, event: Event, body: dict[str, Any]) -> None:
+        self.paused = None
+
+    def _on_stop_requested(self, event: Event, body: dict[str, Any]) -> None:
+        self.stop_requested = True
+
+    def _on_setup_done(self, event: Event, body: dict[str, Any]) -> None:
+        self.setup = body
+
+    def _on_overhead(self, event: Event, body: dict[str, Any]) -> None:
+        self.overhead_s = body["overhead_s"]
+
+    def _on_opened(self, event: Event, body: dict[str, Any]) -> None:
+        assert event.experiment is not None
+        self.experiments[event.experiment] = Experiment(
+            event.experiment,
+            kind=Kind(body["kind"]),
+            parent=body["parent"],
+            agent=body["agent"],
+            started=event.at,
+            hypothesis=body.get("hypothesis", ""),
+            open=body.get("open", False),
+            ticket=body.get("ticket", ""),
+        )
+
+    def _on_proposed(self, event: Event, body: dict[str, Any]) -> None:
+        experiment = self._experiment(event)
+        experiment.description = body["description"]
+        experiment.hypothesis = body.get("hypothesis") or experiment.hypothesis
+        experiment.expected = body.get("expected", "")
+        experiment.kind = Kind(body.get("kind") or experiment.kind)
+        experiment.tokens = body.get("tokens")
+        experiment.cost_usd = body.get("cost_usd")
+        experiment.dropped = tuple(body.get("dropped", ()))
+        self.tokens += experiment.tokens or 0
+        self.cost_usd += experiment.cost_usd or 0.0
+
+    def _on_sealed(self, event: Event, body: dict[str, Any]) -> None:
+        experiment = self._experiment(event)
+        experiment.commit = body["commit"]
+        experiment.tokens_added = body["tokens_added"]
+        experiment.fingerprint = body["fingerprint"]
+
+    def _on_attempt(self, event: Event, body: dict[str, Any]) -> None:
+        experiment = self._experiment(event)
+        experiment.attempts = body["k"] + 1
+        experiment.in_flight = body | {"at": event.at}
+
+    def _on_sample(self, event: Event, body: dict[str, Any]) -> None:
+        experiment = self._experiment(event)
+        experiment.in_flight = None
+        sample = sample_of(body)
+        role = Role(body["role"])
+        experiment.taken.append(Taken(body["k"], role, sample))
+        if role is Role.INCUMBENT and sample.value is not None:
+            self.references.append((sample.value, len(self.decided)))
+
+    def _on_guarded(self, event: Event, body: dict[str, Any]) -> None:
+        experiment = self._experiment(event)
+        experiment.guards_passed = body["passed"]
+        experiment.guard_counts = tuple(body["counts"])
+
+    def _on_decided(self, event: Event, body: dict[str, Any]) -> None:
+        experiment = self._experiment(event)
+        decision = Decision(**(body["decision"] | {"status": Status(body["decision"]["status"])}))
+        incumbent = self.incumbent
+        experiment.decision = decision
+        experiment.decided = event.at
+        experiment.was = incumbent.decision.value if incumbent and incumbent.decision else None
+        experiment.in_flight = None
+        self.decided.append(experiment)
+        self.counts[decision.status] += 1
+        if experiment.fingerprint:
+            self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
+        fresh = experiment.values(Role.FRESH)
+        if fresh and experiment.kind is not Kind.BASELINE:
+            self.confirmations.append(decision.status is Status.KEEP)
+            del self.confirmations[:-RECENT_CONFIRMATIONS]
+        if decision.status is Status.KEEP:
+            self._crown(experiment, decision)
+        elif len(fresh) > 1:
+            self.closed_noise = self.closed_noise.add(fresh)
+
+    def _crown(self, experiment: Experiment, decision: Decision) -> None:
+        if len(self.references) > 1:
+            self.closed_noise = self.closed_noise.add([value for value, _ in self.references])
+        values = (
+            experiment.values(Role.BASELINE)
+            or experiment.values(Role.FRESH)
+            or experiment.values(Role.SCREEN)
+        )
+        now = len(self.decided)
+        self.references = [(value, now) for value in values]
+        self.kept.append(experiment)
+        gain = decision.gain or 0.0
+        self.credit_used = 0.0 if gain > 0 else self.credit_used - gain
+
+    def _on_logged(self, event: Event, body: dict[str, Any]) -> None:
+        self.log_head = body["head"]
+
+    def _on_delivered(self, event: Event, body: dict[str, Any]) -> None:
+        self.branch = body["branch"]
+        self.delivered[body["branch"]] = body["commit"]
+
+
+def sample_body(sample: Sample) -> dict[str, Json]:
+    """A sample as JSON for the journal."""
+    return {
+        "commit": sample.commit,
+        "seed": sample.seed,
+        "outcome": sample.outcome.value,
+        "value": sample.value,
+        "reason": sample.reason,
+        "wall_s": sample.usage.wall_s,
+        "cpu_s": sample.usage.cpu_s,
+        "peak_rss_bytes": sample.usage.peak_rss_bytes,
+        "memory_gb": sample.memory_gb,
+        "level": sample.level.value,
+        "node": sample.node,
+    }
+
+
+def sample_of(body: dict[str, Any]) -> Sample:
+    """The sample that ``sample_body`` wrote."""
+    return Sample(
+        commit=body["commit"],
+        seed=body["seed"],
+        outcome=Outcome(body["outcome"]),
+        value=body["value"],
+        reason=body["reason"],
+        usage=Usage(body["wall_s"], body["cpu_s"], body["peak_rss_bytes"]),
+        memory_gb=body["memory_gb"],
+        level=Level(body["level"]),
+        node=body["node"],
+    )

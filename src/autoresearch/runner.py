@@ -1,0 +1,448 @@
+"""Owns one job's process tree: starts its steps, holds their limits, leaves no survivors.
+
+Standard library only and no import of ours, so that it runs on any machine with Python 3.9 or
+later. It is the only thing that starts setup, agents, candidates and evaluations. It does not
+know what a metric is; it does not decide anything.
+
+    python -I -S runner.py            serves jobs: one JSON line on stdin, one on stdout, until EOF
+    python -I -S runner.py JOB.json   runs one job and exits; SIGTERM cancels
+
+A job:    {"nonce", "result": path, "steps": [step], "cores": [int] | null, "memory_bytes": int,
+           "processes": int, "log_bytes": int, "output_bytes": int, "disk_bytes": int}
+A step:   {"name", "processes": [process], "deadline_s", "usage_file": path | null,
+           "artefacts": path | null, "writable": [path]}
+A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin": path | null,
+            "cpu_s": float | null}
+Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
+AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
+The result: {"nonce", "node", "steps": [{"name", "outcome", "detail", "exit_code",
+             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}}]}; steps after a failed one are absent.
+An outcome is one of: ok failed timeout memory processes output disk cpu cancelled.
+
+Processor time is the larger of two accounts: what the kernel reported for every process reaped
+(we are a subreaper, so orphans and namespaces come back to us), and the sum over all processes
+ever seen while sampling the tree.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import stat
+import sys
+import time
+
+TICK_S = 0.05
+FIRST_TICK_S = 0.01
+DISK_TICK_S = 1.0
+CHUNK = 1 << 16
+PAGE = resource.getpagesize()
+CLOCK_TICK = os.sysconf("SC_CLK_TCK")
+PR_SET_CHILD_SUBREAPER = 36
+
+
+class CancelledError(Exception):
+    """Whoever gave us the job is gone or wants it ended."""
+
+
+class Log:
+    """A file that keeps the head and the tail of what a process prints, at most ``cap`` bytes."""
+
+    def __init__(self, path, cap):
+        self.path = path
+        self.half = cap // 2
+        self.head = open(path, "wb")  # noqa: SIM115
+        self.tail = bytearray()
+        self.total = 0
+
+    def write(self, data):
+        room = max(0, self.half - self.total)
+        if room:
+            self.head.write(data[:room])
+        self.total += len(data)
+        self.tail += data[room:]
+        if len(self.tail) > 2 * self.half:
+            del self.tail[: -self.half]
+
+    def close(self):
+        kept = bytes(self.tail[-self.half :])
+        lost = self.total - min(self.total, self.half) - len(kept)
+        if lost > 0:
+            self.head.write(b"\n[... %d bytes left out ...]\n" % lost)
+        self.head.write(kept)
+        self.head.close()
+
+
+class Tree:
+    """The processes below us, by sampling /proc: how many, how much memory, how much time."""
+
+    def __init__(self):
+        self.ticks = {}
+        self.peak_rss_bytes = 0
+
+    def sample(self):
+        """Return (processes, resident bytes) now, and remember everybody's processor time."""
+        count = rss = 0
+        for pid in descendants(os.getpid()):
+            fields = stat_fields(pid)
+            if fields is None:
+                continue
+            count += 1
+            rss += int(fields[21]) * PAGE
+            self.ticks[pid, fields[19]] = int(fields[11]) + int(fields[12])
+        self.peak_rss_bytes = max(self.peak_rss_bytes, rss)
+        return count, rss
+
+    def cpu_s(self):
+        return sum(self.ticks.values()) / CLOCK_TICK
+
+
+def stat_fields(pid):
+    """Fields of /proc/PID/stat after the command name, or None when it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+def children(pid):
+    found = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                found += [int(word) for word in file.read().split()]
+    except OSError:
+        pass
+    return found
+
+
+def descendants(pid):
+    found, queue = [], children(pid)
+    while queue:
+        child = queue.pop()
+        found.append(child)
+        queue += children(child)
+    return found
+
+
+def cpu_below(pid):
+    """Processor seconds of the processes below and including ``pid``, those reaped included."""
+    total = 0
+    for each in [pid, *descendants(pid)]:
+        fields = stat_fields(each)
+        if fields:
+            total += sum(int(field) for field in fields[11:15])
+    return total / CLOCK_TICK
+
+
+def become_subreaper():
+    """Orphans of the tree are reparented to us; a no-op where the system has no such thing."""
+    if sys.platform != "linux":
+        return
+    import ctypes  # costs as much as the interpreter's own start
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def disk_used(paths):
+    """Bytes allocated below ``paths``; never follows links."""
+    total, queue = 0, list(paths)
+    while queue:
+        try:
+            with os.scandir(queue.pop()) as entries:
+                for entry in entries:
+                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        queue.append(entry.path)
+        except OSError:
+            continue
+    return total
+
+
+def only_data(directory):
+    """Remove everything from a directory of artefacts that is not a plain file of one name."""
+    for root, folders, files in os.walk(directory, topdown=False):
+        for name in [*folders, *files]:
+            path = os.path.join(root, name)
+            status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
+                continue
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                os.unlink(path)
+
+
+def start(process, job, out, pipes=()):
+    """Fork and execute one process in a session of its own; ``pipes`` are (fd there, fd here)."""
+    stdin = os.open(process.get("stdin") or os.devnull, os.O_RDONLY)
+    pid = os.fork()
+    if pid:
+        os.close(stdin)
+        return pid
+    try:
+        os.setsid()
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(stdin, 0)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        for there, here in pipes:
+            if there == here:
+                os.set_inheritable(here, True)
+            else:
+                os.dup2(here, there)
+        if job.get("cores") and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, job["cores"])
+        limit(resource.RLIMIT_CORE, 0)
+        limit(resource.RLIMIT_FSIZE, job["disk_bytes"])
+        if process.get("cpu_s"):
+            limit(resource.RLIMIT_CPU, int(process["cpu_s"]) + 1)
+        os.chdir(process["cwd"])
+        os.execve(process["argv"][0], process["argv"], process["env"])
+    except BaseException as error:
+        os.write(2, f"cannot start {process['argv'][0]}: {error}\n".encode())
+    os._exit(127)
+
+
+def limit(which, value):
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+class Step:
+    """One step while it runs: its processes, their logs, and what they have used."""
+
+    def __init__(self, step, job):
+        self.step = step
+        self.job = job
+        self.began = time.monotonic()
+        self.logs = []
+        self.readers = {}
+        self.started = []
+        self.exits = {}
+        self.cpu_s = 0.0
+        self.largest_rss_bytes = 0
+        self.tree = Tree()
+
+    def launch(self):
+        """Start the process, or scorer and answerer with the two pipes between them."""
+        pipes = [((), ())]
+        held = ()
+        if len(self.step["processes"]) == 2:
+            ask_read, ask_write = os.pipe()
+            answer_read, answer_write = os.pipe()
+            held = (ask_read, ask_write, answer_read, answer_write)
+            pipes = [
+                (((ask_write, ask_write), (answer_read, answer_read)), (ask_write, answer_read)),
+                (((0, ask_read), (1, answer_write)), (0, 1)),
+            ]
+        try:
+            for process, (descriptors, names) in zip(self.step["processes"], pipes):
+                if names:
+                    process["env"]["AUTORESEARCH_ASK_FD"] = str(names[0])
+                    process["env"]["AUTORESEARCH_ANSWER_FD"] = str(names[1])
+                read, write = os.pipe()
+                self.logs.append(Log(process["log"], self.job["log_bytes"]))
+                self.readers[read] = self.logs[-1]
+                self.started.append(start(process, self.job, write, descriptors))
+                os.close(write)
+        finally:
+            for fd in held:
+                os.close(fd)
+
+    def watch(self, leash):
+        """Read output and hold limits until the first process ends; (outcome, detail)."""
+        deadline = self.began + self.step["deadline_s"]
+        tick, next_sample, next_disk = FIRST_TICK_S, 0.0, self.began + DISK_TICK_S
+        while True:
+            now = time.monotonic()
+            if now >= deadline:
+                return "timeout", f"still running after {self.step['deadline_s']:g} s"
+            waiting = [*self.readers, *([leash] if leash is not None else [])]
+            ready, _, _ = select.select(waiting, [], [], min(tick, deadline - now))
+            if leash in ready:
+                raise CancelledError
+            for fd in ready:
+                if not copy(fd, self.readers[fd]):
+                    os.close(fd)
+                    del self.readers[fd]
+            self.reap()
+            if self.started[0] in self.exits:
+                code = self.exits[self.started[0]]
+                return ("ok", "") if code == 0 else ("failed", describe_exit(code))
+            now = time.monotonic()
+            if now >= next_sample:
+                tick = min(tick * 1.3, TICK_S)
+                next_sample = now + tick
+                if broken := self.over_limit():
+                    return broken
+            if now >= next_disk:
+                next_disk = now + DISK_TICK_S
+                if disk_used(self.step.get("writable", ())) > self.job["disk_bytes"]:
+                    return "disk", f"wrote more than {self.job['disk_bytes'] >> 20} MiB"
+
+    def over_limit(self):
+        """The limit that the tree breaks now as (outcome, detail), or None."""
+        job = self.job
+        count, rss = self.tree.sample()
+        if rss > job["memory_bytes"]:
+            return "memory", f"used {rss / 2**30:.2f} GiB of {job['memory_bytes'] / 2**30:.2f}"
+        if count > job["processes"]:
+            return "processes", f"{count} processes, allowed are {job['processes']}"
+        if any(log.total > job["output_bytes"] for log in self.logs):
+            return "output", f"printed more than {job['output_bytes'] >> 20} MiB"
+        for process, pid in zip(self.step["processes"], self.started):
+            if process.get("cpu_s") and cpu_below(pid) > process["cpu_s"]:
+                return "cpu", f"used more than {process['cpu_s']:g} s of processor time"
+        return None
+
+    def reap(self):
+        """Collect every child that has ended, and what it used; False when none is left."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            self.exits[pid] = os.waitstatus_to_exitcode(status)
+            self.cpu_s += usage.ru_utime + usage.ru_stime
+            scale = 1 if sys.platform == "darwin" else 1024
+            self.largest_rss_bytes = max(self.largest_rss_bytes, usage.ru_maxrss * scale)
+
+    def end(self):
+        """SIGKILL everything below us until nothing is left, then close the logs."""
+        give_up = time.monotonic() + 10
+        clean = True
+        self.tree.sample()
+        while clean and self.reap():
+            # On systems without /proc the sessions we started are all that we can name.
+            for pid in descendants(os.getpid()) or [p for p in self.started if p not in self.exits]:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                    if sys.platform != "linux":
+                        os.killpg(pid, signal.SIGKILL)
+            clean = time.monotonic() < give_up
+            time.sleep(0.002)
+        self.wall_s = time.monotonic() - self.began
+        drain(self.readers)
+        for log in self.logs:
+            log.close()
+        if not clean:
+            raise RuntimeError(f"a process of step {self.step['name']} survived SIGKILL")
+
+    def usage(self):
+        return {
+            "wall_s": round(self.wall_s, 4),
+            "cpu_s": round(max(self.cpu_s, self.tree.cpu_s()), 4),
+            "peak_rss_bytes": max(self.tree.peak_rss_bytes, self.largest_rss_bytes),
+        }
+
+
+def run_step(step, job, leash):
+    """Run one step to its end or its limits; returns its entry of the result."""
+    running = Step(step, job)
+    try:
+        running.launch()
+        outcome, detail = running.watch(leash)
+    except CancelledError:
+        outcome, detail = "cancelled", "cancelled"
+    finally:
+        running.end()
+    if step.get("artefacts"):
+        only_data(step["artefacts"])
+    usage = running.usage()
+    if step.get("usage_file"):
+        with open(step["usage_file"], "w") as file:
+            json.dump(usage, file)
+    code = running.exits[running.started[0]] if outcome in ("ok", "failed") else None
+    return {
+        "name": step["name"],
+        "outcome": outcome,
+        "detail": detail,
+        "exit_code": code,
+        "usage": usage,
+    }
+
+
+def copy(fd, log):
+    """Move what is readable from a pipe to its log; False at the end of the pipe."""
+    data = os.read(fd, CHUNK)
+    log.write(data)
+    return bool(data)
+
+
+def drain(readers):
+    """Read what is left in the pipes of dead processes."""
+    for fd, log in readers.items():
+        while select.select([fd], [], [], 0)[0] and copy(fd, log):
+            pass
+        os.close(fd)
+
+
+def describe_exit(code):
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def run_job(job, leash):
+    """Run a job's steps in order until one does not end well, and write its result."""
+    steps = []
+    for step in job["steps"]:
+        steps.append(run_step(step, job, leash))
+        if steps[-1]["outcome"] != "ok":
+            break
+    result = {"nonce": job["nonce"], "node": os.uname().nodename, "steps": steps}
+    if job.get("result"):
+        # A file of its own, then a rename: nobody ever reads half a result.
+        temporary = f"{job['result']}.{os.getpid()}"
+        with open(temporary, "w") as file:
+            json.dump(result, file)
+        os.replace(temporary, job["result"])
+    return result
+
+
+def serve():
+    """Run jobs from stdin until it closes; a line while a job runs cancels it."""
+    buffer = b""
+    while True:
+        data = os.read(0, CHUNK)
+        if not data:
+            return
+        buffer += data
+        while b"\n" in buffer:
+            line, _, buffer = buffer.partition(b"\n")
+            if not line.strip():
+                continue
+            try:
+                answer = run_job(json.loads(line), leash=0)
+            except Exception as error:
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            os.write(1, json.dumps(answer).encode() + b"\n")
+
+
+def main():
+    become_subreaper()
+    if len(sys.argv) == 1:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        serve()
+        return 0
+    with open(sys.argv[1]) as file:
+        job = json.load(file)
+    read, write = os.pipe()
+    signal.signal(signal.SIGTERM, lambda *_: os.write(write, b"x"))
+    result = run_job(job, leash=read)
+    return 0 if all(step["outcome"] == "ok" for step in result["steps"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
