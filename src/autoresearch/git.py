@@ -355,3 +355,25 @@ def exclude(repository: Path, pattern: str) -> None:
     if pattern not in lines:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join([*lines, pattern]) + "\n")
+
+
+def apply_patch(folder: Path, patch: Path) -> str | None:
+    """Apply a patch to a plain folder; returns why it does not fit, None when it did."""
+    env = environment() | {"GIT_CEILING_DIRECTORIES": str(folder.resolve().parent)}
+    argv = ("apply", "--whitespace=nowarn", str(patch.resolve()))
+    done = git(*argv, cwd=folder, env=env, check=False)
+    if done.returncode == 0:
+        return None
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return said[-1] if said else f"git apply ended with {done.returncode}"
+
+
+def disposable_repository(folder: Path) -> None:
+    """A throw-away repository with one commit, for agents that expect to be in one."""
+    env = environment() | {
+        "GIT_AUTHOR_NAME": "autoresearch", "GIT_AUTHOR_EMAIL": "autoresearch@localhost",
+        "GIT_COMMITTER_NAME": "autoresearch", "GIT_COMMITTER_EMAIL": "autoresearch@localhost",
+    }  # fmt: skip
+    git("init", "--quiet", cwd=folder, env=env)
+    git("add", "--all", cwd=folder, env=env)
+    git("commit", "--quiet", "--message", "Parent of this experiment", cwd=folder, env=env)

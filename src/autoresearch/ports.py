@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from .types import Assignment, Json, Proposal
@@ -18,5 +17,8 @@ class Agent(Protocol):
 class Executor(Protocol):
     """Somewhere to run jobs; a job and its result are plain data, described in ``runner.py``."""
 
-    async def run(self, job: dict[str, Json], attempt: Path) -> dict[str, Json]:
-        """Run one job in its attempt directory to its end; raises ``ExecutorError``."""
+    async def run(self, job: dict[str, Json]) -> dict[str, Json]:
+        """Run one job to its end; cancelling kills it first. Raises ``ExecutorError``."""
+
+    async def close(self) -> None:
+        """Give back what the executor holds; nothing it started is left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -265,11 +265,37 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
+class Launched:
+    """How a confined agent process ended."""
+
+    outcome: str
+    detail: str
+    exit_code: int | None
+    log: Path
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """The paths of an assignment as a confined process sees them."""
+
+    workspace: Path
+    briefing: Path
+    proposal: Path
+
+
+Launcher = Callable[[Sequence[str], Mapping[str, str], Path | None], Awaitable[Launched]]
+"""Run argv in the workspace, confined, with extra environment and a file as stdin."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assignment:
     """All that an agent is handed for one iteration; agents keep no memory between calls.
 
     ``workspace`` is a writable export of the parent commit and the only thing an agent may
     change; ``editable`` lists the existing files it may edit, relative to ``workspace``.
+    ``turn`` counts the experiments that agents proposed before. ``launch`` runs a confined process
+    that sees the same places at the paths of ``inside``.
     ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
     """
 
@@ -283,3 +309,11 @@ class Assignment:
     history: Sequence[Past]
     briefing: Path
     directory: Path
+    turn: int = 0
+    launch: Launcher | None = None
+    inside: Inside | None = None
+
+    @property
+    def proposal(self) -> Path:
+        """Where an agent may leave a JSON file about its proposal."""
+        return self.directory / "proposal.json"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -60,6 +61,7 @@ class Experiment:
     in_flight: dict[str, Json] | None = None
     taken: list[Taken] = field(default_factory=list)
     guards_passed: bool | None = None
+    guard_reason: str = ""
     guard_counts: tuple[float | None, ...] = ()
     decision: Decision | None = None
     decided: str = ""
@@ -101,7 +103,9 @@ class RunView:
         self.delivered: dict[str, str] = {}
         self.branch = ""
         self.setup: dict[str, Json] | None = None
-        self.overhead_s: float | None = None
+        self.exhausted = False
+        self.device_s = 0.0
+        self.tickets: dict[str, dict[str, Any]] = {}
         self.experiments: dict[int, Experiment] = {}
         self.decided: list[Experiment] = []
         self.kept: list[Experiment] = []
@@ -142,7 +146,7 @@ class RunView:
         return self.closed_noise.add(values) if len(values) > 1 else self.closed_noise
 
     def standing(self) -> Standing:
-        """What the run knows when it decides the next step of an experiment."""
+        """What the run knew before the experiment in flight."""
         now = len(self.decided)
         values = {value for value, _ in self.references}
         return Standing(
@@ -157,11 +161,11 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
-        self.seq = event.seq
-        self.last_at = event.at
         handler = getattr(self, f"_on_{event.kind}", None)
         if handler is not None:
             handler(event, event.body)
+        self.seq = event.seq
+        self.last_at = event.at
 
     def _experiment(self, event: Event) -> Experiment:
         assert event.experiment is not None
@@ -176,9 +180,12 @@ class RunView:
         self.started = event.at
 
     def _on_engine_started(self, event: Event, body: dict[str, Any]) -> None:
+        if self.engine_started and self.ended is None:
+            self.active_s += seconds_between(self.engine_started, self.last_at)
         self.level = Level(body["level"])
         self.engine_started = event.at
         self.ended = None
+        self.exhausted = False
         self.paused = None
         self.stop_requested = False
 
@@ -188,7 +195,7 @@ class RunView:
     def _on_run_ended(self, event: Event, body: dict[str, Any]) -> None:
         self.ended = event.at
         self.end_reason = body["reason"]
-        self.active_s += body["active_s"]
+        self.active_s += seconds_between(self.engine_started, event.at)
 
     def _on_paused(self, event: Event, body: dict[str, Any]) -> None:
         self.paused = body["reason"]
@@ -202,8 +209,11 @@ class RunView:
     def _on_setup_done(self, event: Event, body: dict[str, Any]) -> None:
         self.setup = body
 
-    def _on_overhead(self, event: Event, body: dict[str, Any]) -> None:
-        self.overhead_s = body["overhead_s"]
+    def _on_ticket(self, event: Event, body: dict[str, Any]) -> None:
+        self.tickets[body["ticket"]] = body
+
+    def _on_exhausted(self, event: Event, body: dict[str, Any]) -> None:
+        self.exhausted = True
 
     def _on_opened(self, event: Event, body: dict[str, Any]) -> None:
         assert event.experiment is not None
@@ -245,14 +255,13 @@ class RunView:
         experiment = self._experiment(event)
         experiment.in_flight = None
         sample = sample_of(body)
-        role = Role(body["role"])
-        experiment.taken.append(Taken(body["k"], role, sample))
-        if role is Role.INCUMBENT and sample.value is not None:
-            self.references.append((sample.value, len(self.decided)))
+        experiment.taken.append(Taken(body["k"], Role(body["role"]), sample))
+        self.device_s += body.get("gpus", 0) * sample.usage.wall_s
 
     def _on_guarded(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
         experiment.guards_passed = body["passed"]
+        experiment.guard_reason = body["reason"]
         experiment.guard_counts = tuple(body["counts"])
 
     def _on_decided(self, event: Event, body: dict[str, Any]) -> None:
@@ -264,9 +273,12 @@ class RunView:
         experiment.was = incumbent.decision.value if incumbent and incumbent.decision else None
         experiment.in_flight = None
         self.decided.append(experiment)
+        self.tickets.pop(experiment.ticket, None)
         self.counts[decision.status] += 1
         if experiment.fingerprint:
             self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
+        now = len(self.decided)
+        self.references += [(value, now) for value in experiment.values(Role.INCUMBENT)]
         fresh = experiment.values(Role.FRESH)
         if fresh and experiment.kind is not Kind.BASELINE:
             self.confirmations.append(decision.status is Status.KEEP)
@@ -296,6 +308,13 @@ class RunView:
     def _on_delivered(self, event: Event, body: dict[str, Any]) -> None:
         self.branch = body["branch"]
         self.delivered[body["branch"]] = body["commit"]
+
+
+def seconds_between(start: str, end: str) -> float:
+    """Seconds between two time stamps of the journal, never negative."""
+    if not start or not end:
+        return 0.0
+    return max(0.0, (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds())
 
 
 def sample_body(sample: Sample) -> dict[str, Json]:

@@ -1,0 +1,635 @@
+"""Measures: turns a commit and a seed into a sample, through an executor.
+
+Decides what each process of a measurement may see. The candidate's processes see the candidate's
+tree and the data; the evaluation sees the base commit's tree, the hidden data and the artefacts.
+No file of the person's checkout is ever shown to either.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import EvaluationError
+from .git import Store
+from .ports import Executor
+from .sandbox import Box, Mount, Sandbox, toolchain
+from .scope import Scope
+from .types import Contract, Guard, Json, Launched, Level, Outcome, Sample, Usage
+
+INVALID_ANSWER = 3
+LOG_BYTES = 1 << 20
+OUTPUT_BYTES = 256 << 20
+DISK_BYTES = 10 << 30
+PROCESSES = 512
+SETUP_DEADLINE_S = 3600.0
+INSIDE_OUT = Path("/out")
+INSIDE_USAGE = Path("/usage.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Directories of one run, and where the task lives in the person's repository."""
+
+    run: Path
+    repository: Path
+    root: Path
+
+    @property
+    def inner(self) -> Path:
+        """The contract's directory relative to the repository."""
+        return self.root.relative_to(self.repository)
+
+    @property
+    def setup_tree(self) -> Path:
+        return self.run / "setup" / "tree"
+
+    @property
+    def setup_home(self) -> Path:
+        return self.run / "setup" / "home"
+
+    @property
+    def evaluation_tree(self) -> Path:
+        return self.run / "setup" / "evaluation"
+
+    @property
+    def scratch(self) -> Path:
+        return self.run / "scratch"
+
+    def experiment(self, number: int) -> Path:
+        return self.run / "experiments" / str(number)
+
+    def sample(self, number: int, k: int) -> Path:
+        return self.experiment(number) / "samples" / str(k)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReport:
+    """Whether all guards passed; ``counts`` are what their ``expect`` groups matched."""
+
+    passed: bool
+    reason: str
+    counts: tuple[float | None, ...]
+
+
+class Bench:
+    """Measures commits of one run on one executor."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        places: Places,
+        store: Store,
+        base: str,
+        sandbox: Sandbox,
+        executor: Executor,
+    ) -> None:
+        self.contract = contract
+        self.places = places
+        self.store = store
+        self.base = base
+        self.sandbox = sandbox
+        self.executor = executor
+        self.scope = Scope(contract.task)
+        self.confined = sandbox.level is Level.NAMESPACES
+        self._env = environment(contract, sandbox.home)
+        roots = toolchain(self._env["PATH"], sandbox.home)
+        roots += [Path(p).expanduser() for p in contract.run.readable]
+        self._tools = [Mount(root, root) for root in roots if root.exists()]
+        self._cores = pinned_cores(contract.run.cpus)
+        self._memory_bytes = contract.run.memory_bytes or machine_memory_bytes() * 9 // 10
+        self._empty = places.scratch / "empty"
+        self._setup_mounts: list[Mount] | None = None
+
+    # The three things a run measures or runs
+
+    async def setup(self) -> dict[str, Json]:
+        """Run the task's own preparation once: trusted, with network, in a tree of its own."""
+        places, contract = self.places, self.contract
+        assert contract.run.setup is not None
+        shutil.rmtree(places.setup_tree, ignore_errors=True)
+        places.setup_tree.mkdir(parents=True)
+        places.setup_home.mkdir(parents=True, exist_ok=True)
+        self.store.export(self.base, places.setup_tree)
+        log = places.run / "setup" / "setup.log"
+        env = {**os.environ, **self._env, "PATH": self._env["PATH"]}
+        if self.confined:
+            mounts = [
+                *self._tools,
+                Mount(places.setup_tree, places.repository, writable=True),
+                Mount(places.setup_home, self.sandbox.home, writable=True),
+            ]
+            cwd = places.root
+        else:
+            mounts = []
+            cwd = places.setup_tree / places.inner
+            env["HOME"] = str(places.setup_home)
+        mounts = self._with_points(mounts, places.setup_tree)
+        box = Box(contract.run.setup, cwd, env, log, mounts, network=True, whole_system=True)
+        result = await self._run([_step("setup", [box], SETUP_DEADLINE_S)], cores=None)
+        step = _entry(result, "setup")
+        if step["outcome"] != "ok":
+            raise EvaluationError(
+                f"setup failed: {step['detail']}: {last_line(log)}",
+                fix=f"read {log}, mend run.setup and start again",
+            )
+        usage = step["usage"]
+        assert isinstance(usage, dict)
+        return {"wall_s": usage["wall_s"], "hashes": dict(self._hash_data())}
+
+    async def measure(self, commit: str, number: int, k: int, seed: int) -> Sample:
+        """Take one sample of a commit: its command, then its evaluation."""
+        contract, metric = self.contract, self.contract.metric
+        folder = _fresh(self.places.sample(number, k))
+        scratch = _fresh(self.places.scratch / "sample")
+        out = scratch / "out"
+        out.mkdir()
+        usage_file = scratch / "usage.json"
+        env = self._variables(number, seed, out)
+        tree = self._candidate_tree(commit, scratch / "tree")
+        command = self._candidate_box(contract.run.command, env, folder / "run.log", tree, out)
+        steps = [
+            _step("command", [command], contract.run.timeout_s, [tree, out])
+            | {"usage_file": str(usage_file), "artefacts": str(out)}
+        ]
+        if metric.evaluate is not None:
+            boxes = [self._evaluation_box(metric.evaluate, env, folder, out, usage_file)]
+            if metric.answer is not None:
+                boxes.append(self._answer_box(metric.answer, env, folder, commit, scratch, out))
+            steps.append(_step("evaluate", boxes, metric.timeout_s))
+        usage_file.touch()
+        result = await self._run(steps, result=folder / "result.json")
+        shutil.rmtree(scratch, ignore_errors=True)
+        return self._sample(commit, number, seed, folder, result)
+
+    async def guard(
+        self, commit: str, number: int, k: int, least: Sequence[float | None]
+    ) -> GuardReport:
+        """Run the guards on a commit; ``least`` are the counts that the baseline reached."""
+        counts: list[float | None] = []
+        for i, guard in enumerate(self.contract.guards):
+            scratch = _fresh(self.places.scratch / "guard")
+            out = scratch / "out"
+            out.mkdir()
+            log = self.places.sample(number, k) / f"guard-{i}.log"
+            env = self._variables(number, 0, out)
+            tree = self._candidate_tree(commit, scratch / "tree")
+            box = self._candidate_box(guard.command, env, log, tree, out)
+            step = _step(f"guard-{i}", [box], guard.timeout_s, [tree, out])
+            entry = _entry(await self._run([step]), f"guard-{i}")
+            shutil.rmtree(scratch, ignore_errors=True)
+            count = _count(guard, log)
+            counts.append(count)
+            name = " ".join(guard.command)
+            if entry["outcome"] != "ok":
+                return GuardReport(
+                    False, f"guard failed: {name}: {entry['detail']}: {last_line(log)}", ()
+                )
+            wanted = least[i] if i < len(least) else None
+            if guard.expect is not None and count is None:
+                return GuardReport(False, f"guard {name}: {guard.expect!r} is not in its log", ())
+            if wanted is not None and count is not None and count < wanted:
+                reason = f"guard {name}: {count:g} is less than the baseline's {wanted:g}"
+                return GuardReport(False, reason, ())
+        return GuardReport(True, "guards passed", tuple(counts))
+
+    async def launch(
+        self,
+        workspace: Path,
+        log: Path,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdin: Path | None,
+        *,
+        deadline_s: float,
+        network: bool,
+        extra: Sequence[Mount] = (),
+    ) -> Launched:
+        """Run an agent's process with the workspace as the only place it may write."""
+        places = self.places
+        if self.confined:
+            mounts = [*self._tools, *extra, Mount(workspace, places.repository, writable=True)]
+            mounts += self._data_mounts(candidate=True)
+            cwd = places.root
+        else:
+            mounts = []
+            cwd = workspace / places.inner
+        mounts = self._with_points(mounts, workspace)
+        box = Box(argv, cwd, {**self._env, **env}, log, mounts, network=network, stdin=stdin)
+        step = _step("agent", [box], deadline_s, [workspace])
+        entry = _entry(await self._run([step]), "agent")
+        return Launched(
+            entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"])
+        )
+
+    # Reading results
+
+    def _sample(
+        self, commit: str, number: int, seed: int, folder: Path, result: dict[str, Any]
+    ) -> Sample:
+        command = _entry(result, "command")
+        usage = Usage(**command["usage"])
+        run_log = folder / "run.log"
+        memory_gb = reported_memory_gb(run_log) or usage.peak_rss_bytes / 2**30
+
+        def ended(outcome: Outcome, reason: str, value: float | None = None) -> Sample:
+            return Sample(
+                commit, seed, outcome, value, reason, usage, memory_gb,
+                self.sandbox.level, result["node"],
+            )  # fmt: skip
+
+        match command["outcome"]:
+            case "cancelled":
+                return ended(Outcome.VOID, "interrupted")
+            case "timeout":
+                limit = self.contract.run.timeout_s
+                return ended(Outcome.TIMEOUT, f"killed after {limit:g} s")
+            case "failed":
+                return ended(Outcome.CRASH, f"{command['detail']}: {last_line(run_log)}")
+            case "ok":
+                pass
+            case _:
+                return ended(Outcome.CRASH, command["detail"])
+        if self.contract.metric.evaluate is None:
+            return self._read(run_log, ended)
+        evaluate = _entry(result, "evaluate")
+        log = folder / "evaluate.log"
+        match evaluate["outcome"], evaluate["exit_code"]:
+            case "cancelled", _:
+                return ended(Outcome.VOID, "interrupted")
+            case (("timeout" | "cpu"), _):
+                return ended(Outcome.TIMEOUT, f"evaluation {evaluate['detail']}")
+            case "failed", code if code == INVALID_ANSWER:
+                return ended(Outcome.CRASH, last_line(log))
+            case "ok", _:
+                return self._read(log, ended)
+        broken = f"evaluation failed: {evaluate['detail']}: {last_line(log)}"
+        if number == 0:
+            raise EvaluationError(broken, fix=f"read {log}; the baseline must be measurable")
+        return ended(Outcome.CRASH, broken)
+
+    def _read(self, log: Path, ended: Any) -> Sample:
+        name = self.contract.metric.name
+        try:
+            value = read_metric(read_text(log), name, self.contract.metric.pattern)
+        except ValueError as error:
+            return ended(Outcome.CRASH, str(error))  # type: ignore[no-any-return]
+        return ended(Outcome.OK, "", value)  # type: ignore[no-any-return]
+
+    def used_s(self, sample: Sample) -> float:
+        """What the command used of its budget, on the contract's clock."""
+        return sample.usage.cpu_s if self.contract.run.clock == "cpu" else sample.usage.wall_s
+
+    # What each process may see
+
+    def _variables(self, number: int, seed: int, out: Path) -> dict[str, str]:
+        return {
+            **self._env,
+            "AUTORESEARCH_BUDGET_S": f"{self.contract.run.budget_s:g}",
+            "AUTORESEARCH_SEED": str(seed),
+            "AUTORESEARCH_OUT": str(INSIDE_OUT if self.confined else out),
+            "AUTORESEARCH_EXPERIMENT": str(number),
+        }
+
+    def _candidate_tree(self, commit: str, target: Path) -> Path:
+        target.mkdir(parents=True)
+        self.store.export(commit, target, without=self._secret)
+        return target
+
+    def _secret(self, path: str) -> bool:
+        inner = self._inside(path)
+        return inner is not None and (self.scope.hidden(inner) or self.scope.sealed(inner))
+
+    def _inside(self, path: str) -> str | None:
+        """A path of the repository relative to the contract's directory, None outside of it."""
+        prefix = str(self.places.inner)
+        if prefix == ".":
+            return path
+        return path[len(prefix) + 1 :] if path.startswith(prefix + "/") else None
+
+    def _candidate_box(
+        self, argv: Sequence[str], env: Mapping[str, str], log: Path, tree: Path, out: Path
+    ) -> Box:
+        if not self.confined:
+            self._link_data(tree)
+            return Box(argv, tree / self.places.inner, env, log)
+        mounts = [
+            *self._tools,
+            Mount(tree, self.places.repository, writable=True),
+            *self._data_mounts(candidate=True),
+            Mount(out, INSIDE_OUT, writable=True),
+        ]
+        return Box(argv, self.places.root, env, log, self._with_points(mounts, tree))
+
+    def _answer_box(
+        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, commit: str,
+        scratch: Path, out: Path,
+    ) -> Box:  # fmt: skip
+        tree = self._candidate_tree(commit, scratch / "answer")
+        log, cpu_s = folder / "answer.log", self.contract.metric.answer_cpu_s
+        if not self.confined:
+            return Box(argv, tree / self.places.inner, env, log, cpu_s=cpu_s)
+        mounts = [
+            *self._tools,
+            Mount(tree, self.places.repository, writable=True),
+            Mount(out, INSIDE_OUT),
+        ]
+        mounts = self._with_points(mounts, tree)
+        return Box(argv, self.places.root, env, log, mounts, cpu_s=cpu_s)
+
+    def _evaluation_box(
+        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, out: Path, usage: Path
+    ) -> Box:
+        tree = self._evaluation_tree()
+        log = folder / "evaluate.log"
+        if not self.confined:
+            env = {**env, "AUTORESEARCH_USAGE": str(usage)}
+            return Box(argv, tree / self.places.inner, env, log)
+        env = {**env, "AUTORESEARCH_USAGE": str(INSIDE_USAGE)}
+        mounts = [
+            *self._tools,
+            Mount(tree, self.places.repository),
+            *self._data_mounts(candidate=False),
+            Mount(out, INSIDE_OUT),
+            Mount(usage, INSIDE_USAGE),
+        ]
+        return Box(argv, self.places.root, env, log, self._with_points(mounts, tree))
+
+    def _evaluation_tree(self) -> Path:
+        """The base commit's files, exported once per run."""
+        tree = self.places.evaluation_tree
+        if not tree.is_dir():
+            draft = _fresh(tree.with_name("evaluation.new"))
+            self.store.export(self.base, draft)
+            if not self.confined:
+                self._link_data(draft)
+            draft.rename(tree)
+        return tree
+
+    def _data_source(self) -> Path:
+        """Where the data is: made by setup, else beside the person's contract."""
+        if self.contract.run.setup is not None:
+            return self.places.setup_tree / self.places.inner
+        return self.places.root
+
+    def _data_mounts(self, *, candidate: bool) -> list[Mount]:
+        """Data read-only, with what this process must not see hidden under empty files."""
+        source, root = self._data_source(), self.places.root
+        shown = list(_matches(source, self.contract.task.data))
+        secret = list(_matches(source, self.contract.task.sealed))
+        hidden = list(_matches(source, self.contract.task.hidden))
+        if candidate:
+            secret += hidden
+        elif self.contract.run.setup is not None:
+            shown += hidden
+        mounts = [Mount(source / path, root / path) for path in shown]
+        for path in secret:
+            if any(path.is_relative_to(other) for other in shown):
+                mounts.append(Mount(self._nothing(source / path), root / path))
+        if self.contract.run.setup is not None:
+            home = self.places.setup_home
+            mounts += [
+                Mount(each, self.sandbox.home / each.relative_to(home)) for each in _caches(home)
+            ]
+        return mounts
+
+    def _nothing(self, like: Path) -> Path:
+        """An empty file or folder to put over what must not be seen."""
+        if like.is_dir():
+            folder = self._empty / "folder"
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        file = self._empty / "file"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        return file
+
+    def _link_data(self, tree: Path) -> None:
+        source = self._data_source()
+        for path in _matches(source, self.contract.task.data):
+            link = tree / self.places.inner / path
+            if not link.exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(source / path)
+
+    def _with_points(self, mounts: Sequence[Mount], tree: Path) -> list[Mount]:
+        """Make the places inside the shown tree that other mounts go to."""
+        for mount in mounts:
+            if mount.at != self.places.repository and mount.at.is_relative_to(
+                self.places.repository
+            ):
+                point = tree / mount.at.relative_to(self.places.repository)
+                if point.exists() or point.is_symlink():
+                    continue
+                if any(
+                    other is not mount and mount.at.is_relative_to(other.at)
+                    and other.at != self.places.repository for other in mounts
+                ):  # fmt: skip
+                    continue
+                point.parent.mkdir(parents=True, exist_ok=True)
+                if mount.source.is_dir():
+                    point.mkdir()
+                else:
+                    point.touch()
+        return list(mounts)
+
+    def _hash_data(self) -> list[tuple[str, str]]:
+        import hashlib  # noqa: PLC0415
+
+        source = self._data_source()
+        found = []
+        patterns = (
+            *self.contract.task.data,
+            *self.contract.task.hidden,
+            *self.contract.task.sealed,
+        )
+        for path in sorted(set(_matches(source, patterns))):
+            for file in sorted([source / path, *(source / path).rglob("*")]):
+                if file.is_file() and not file.is_symlink():
+                    with file.open("rb") as data:
+                        digest = hashlib.file_digest(data, "sha256").hexdigest()
+                    found.append((str(file.relative_to(source)), digest))
+        return found
+
+    # Through the executor
+
+    async def _run(
+        self, steps: list[dict[str, Any]], *, result: Path | None = None, cores: Any = ...
+    ) -> dict[str, Any]:
+        job: dict[str, Json] = {
+            "nonce": secrets.token_hex(8),
+            "result": str(result) if result else None,
+            "steps": [
+                {**step, "processes": [self.sandbox.process(box) for box in step["processes"]]}
+                for step in steps
+            ],
+            "cores": list(self._cores) if cores is ... else cores,
+            "memory_bytes": self._memory_bytes,
+            "processes": PROCESSES,
+            "log_bytes": LOG_BYTES,
+            "output_bytes": OUTPUT_BYTES,
+            "disk_bytes": DISK_BYTES,
+        }
+        answer = await self.executor.run(job)
+        if answer["nonce"] != job["nonce"]:
+            raise EvaluationError("the executor answered for another job")
+        return answer
+
+
+def _step(
+    name: str, boxes: list[Box], deadline_s: float, writable: Sequence[Path] = ()
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "processes": boxes,
+        "deadline_s": deadline_s,
+        "writable": [str(path) for path in writable],
+    }
+
+
+def _entry(result: dict[str, Any], name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = next(step for step in result["steps"] if step["name"] == name)
+    return entry
+
+
+def _fresh(folder: Path) -> Path:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _matches(source: Path, patterns: Sequence[str]) -> list[Path]:
+    """Existing paths below ``source``, relative to it, that patterns of the contract name."""
+    found = []
+    for pattern in patterns:
+        name = pattern.strip("/")
+        if any(c in name for c in "*?["):
+            found += [path.relative_to(source) for path in source.glob(name)]
+        elif (source / name).exists():
+            found.append(Path(name))
+    return sorted(set(found))
+
+
+def _caches(home: Path) -> list[Path]:
+    """What setup left in its home, deep enough that siblings stay writable in a private home."""
+    found: list[Path] = []
+    for each in sorted(home.iterdir()) if home.is_dir() else ():
+        if each.name in (".cache", ".local", ".config", "share") and each.is_dir():
+            found += _caches(each)
+        else:
+            found.append(each)
+    return found
+
+
+def environment(contract: Contract, home: Path) -> dict[str, str]:
+    """The variables that every process of an experiment gets: an allow-list and ``run.env``."""
+    path = os.environ.get("PATH", os.defpath)
+    venv = contract.root / ".venv" / "bin"
+    if venv.is_dir():
+        path = f"{venv}{os.pathsep}{path}"
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
+    return {
+        **kept,
+        "PATH": path,
+        "HOME": str(home),
+        "TMPDIR": "/tmp",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONHASHSEED": "0",
+        "UV_OFFLINE": "1",
+        "UV_NO_SYNC": "1",
+        **contract.run.env,
+    }
+
+
+def pinned_cores(count: int) -> tuple[int, ...]:
+    """The cores a job is pinned to: the last ones, as interrupts prefer the first."""
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    return tuple(sorted(os.sched_getaffinity(0))[-count:])
+
+
+def machine_memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_text(log: Path) -> str:
+    try:
+        return log.read_bytes().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def last_line(log: Path, length: int = 200) -> str:
+    """The last line of a log that says something, printable and bounded."""
+    for line in reversed(read_text(log).splitlines()):
+        text = "".join(c if c.isprintable() else " " for c in line).strip()
+        if text:
+            return text[:length]
+    return "it printed nothing"
+
+
+def read_metric(text: str, name: str, pattern: str | None) -> float:
+    """The metric in a log: ``pattern``, ``METRIC name=value``, ``name: value``, or last-line JSON.
+
+    Raises:
+        ValueError: it is not there, or is not one finite number.
+    """
+    if pattern is not None:
+        found = re.findall(pattern, text, re.MULTILINE)
+    else:
+        key = re.escape(name)
+        found = re.findall(rf"^METRIC\s+{key}=(\S+)\s*$", text, re.MULTILINE) or re.findall(
+            rf"^{key}:\s*(\S+)\s*$", text, re.MULTILINE
+        )
+    if found:
+        raw = found[-1]
+        try:
+            value = float(raw.replace(",", ""))
+        except ValueError:
+            raise ValueError(f"{name} is {raw[:40]!r}, not a number") from None
+    else:
+        value = _json_metric(text, name)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, not a finite number")
+    return value
+
+
+def _json_metric(text: str, name: str) -> float:
+    lines = text.strip().splitlines()
+    try:
+        value = json.loads(lines[-1])[name] if lines else None
+    except (ValueError, TypeError, KeyError):
+        value = None
+    if type(value) not in (int, float):
+        raise ValueError(f"no {name} was printed")
+    return float(value)
+
+
+def reported_memory_gb(log: Path) -> float | None:
+    """Device memory as the run itself reported it (``peak_vram_mb:``), in GiB."""
+    found = re.findall(r"^peak_vram_mb:\s*([\d.]+)\s*$", read_text(log), re.MULTILINE)
+    try:
+        value = float(found[-1]) / 1024 if found else 0.0
+    except ValueError:
+        return None
+    return value if 0.0 < value < 1e6 else None
+
+
+def _count(guard: Guard, log: Path) -> float | None:
+    if guard.expect is None:
+        return None
+    found = re.findall(guard.expect, read_text(log), re.MULTILINE)
+    try:
+        return float(found[-1]) if found else None
+    except ValueError:
+        return None

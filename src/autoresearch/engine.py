@@ -1,0 +1,469 @@
+"""The loop: propose, check scope, measure, decide, record; until a limit or a person says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import git, limits, registry
+from .bench import Bench
+from .briefing import briefing
+from .decide import (
+    CheckGuards,
+    Evidence,
+    MoreSamples,
+    Rule,
+    baseline_decision,
+    baseline_samples,
+    decide,
+)
+from .errors import AgentError, ExecutorError, UserError
+from .executors.local import LocalExecutor
+from .journal.view import Experiment, Role, seconds_between
+from .ports import Agent
+from .run import Run
+from .sandbox import Mount, Sandbox
+from .scope import breach
+from .types import (
+    Assignment,
+    Contract,
+    Decision,
+    Inside,
+    Json,
+    Kind,
+    Launched,
+    Outcome,
+    Past,
+    Plan,
+    Proposal,
+    Sample,
+    Status,
+)
+from .workspace import Captured, Workspace
+
+VOIDS = 2
+HISTORY = 300
+INBOX_S = 0.25
+BACK_OFF_S = 1.0
+LONGEST_BACK_OFF_S = 600.0
+STUCK = 5
+INSIDE_TASK = Path("/task")
+OUTCOMES = {Outcome.CRASH: Status.CRASH, Outcome.TIMEOUT: Status.TIMEOUT}
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """Why the loop ended; ``short`` when a limit came before the target."""
+
+    reason: str
+    short: bool = False
+    interrupted: bool = False
+
+
+class Engine:
+    """Runs experiments of one run, one at a time."""
+
+    def __init__(self, run: Run, contract: Contract, sandbox: Sandbox) -> None:
+        self.run = run
+        self.view = run.view
+        self.contract = contract
+        self.executor = LocalExecutor()
+        self.bench = Bench(contract, run.places, run.store, self.view.base, sandbox, self.executor)
+        self.workspace = Workspace(run.store, self.bench.scope, run.places.inner)
+        self.agent: Agent = registry.agent(contract.agents[0], contract.root)
+        self.rule = Rule(
+            direction=contract.metric.direction,
+            min_gain=contract.metric.min_gain,
+            confirm=contract.keep.confirm,
+            confidence=contract.keep.confidence,
+            simplicity=contract.keep.simplicity,
+        )
+        self._sources: dict[str, dict[str, str]] = {}
+        self._agent_failures = 0
+        self._stopping = asyncio.Event()
+
+    def request_stop(self, by: str) -> None:
+        """End after the sample in flight."""
+        self.run.append("stop_requested", by=by)
+        self._stopping.set()
+
+    async def loop(self, *, ticket: str | None = None) -> End:
+        """Run until a limit, the target or a person says stop; or until ``ticket`` is decided."""
+        self.run.append("engine_started", level=self.bench.sandbox.level.value)
+        watch = asyncio.ensure_future(self._watch_inbox())
+        end = End("interrupted", interrupted=True)
+        try:
+            await self._prepare()
+            while True:
+                if ticket is not None and ticket not in self.view.tickets:
+                    end = End("tried")
+                    break
+                if stop := limits.stop(self.view, self.contract, self._active_s()):
+                    end = End(stop.reason, stop.short)
+                    break
+                await self._turn()
+        except UserError as error:
+            end = End(error.message.splitlines()[0])
+            raise
+        finally:
+            watch.cancel()
+            await self.executor.close()
+            shutil.rmtree(self.run.places.scratch, ignore_errors=True)
+            self.run.append("run_ended", reason=end.reason)
+        return end
+
+    async def _turn(self) -> None:
+        """One experiment, or a pause where none can be done."""
+        try:
+            await self._experiment(self._plan())
+            self._agent_failures = 0
+        except (AgentError, ExecutorError) as error:
+            self._agent_failures += 1
+            await self._pause(error.message, self._agent_failures)
+        except StopAsyncIteration:
+            return
+        stuck = limits.rejected_in_a_row(self.view) - STUCK
+        if stuck >= 0:
+            await self._pause(f"{stuck + STUCK} proposals in a row were rejected", stuck + 1)
+
+    async def _experiment(self, plan: Plan) -> Experiment:
+        ticket = self._next_ticket()
+        record = self.run.open(plan, self._agent_name(ticket), ticket=ticket)
+        if not record.commit and (refusal := await self._propose(record)):
+            return self.run.close(record, refusal)
+        while not isinstance(step := self._judge(record), Decision):
+            await self._take(step, record)
+            if self.view.stop_requested and not isinstance(self._judge(record), Decision):
+                raise StopAsyncIteration
+        return self.run.close(record, step)
+
+    # Plan and propose
+
+    def _plan(self) -> Plan:
+        incumbent = self.view.incumbent
+        assert incumbent is not None
+        return Plan(parent=incumbent.commit, kind=Kind.IMPROVE)
+
+    def _next_ticket(self) -> str:
+        return next(iter(self.view.tickets), "")
+
+    def _agent_name(self, ticket: str) -> str:
+        return "try" if ticket else self.contract.agents[0].use
+
+    async def _propose(self, record: Experiment) -> Decision | None:
+        """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
+        folder = self.workspace.export(record.parent, self.run.places.scratch / "agent")
+        if record.ticket:
+            proposal = self._fill_from_ticket(folder, self.view.tickets[record.ticket])
+        else:
+            proposal = await self._ask(record, folder)
+        if proposal.exhausted:
+            self.run.append("exhausted")
+            raise StopAsyncIteration
+        captured = self.workspace.capture(record.parent, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        self.run.append(
+            "proposed",
+            record.number,
+            description=proposal.description or self._describe(record.parent, captured),
+            hypothesis=proposal.hypothesis,
+            expected=proposal.expected,
+            kind=proposal.kind.value if proposal.kind else None,
+            tokens=proposal.tokens,
+            cost_usd=proposal.cost_usd,
+            dropped=list[Json](captured.changes.dropped[:20]),
+        )
+        if problem := breach(captured.changes):
+            return Decision(Status.REJECTED, problem)
+        if (twin := self.view.fingerprints.get(captured.fingerprint)) is not None:
+            return Decision(Status.REJECTED, self._repeat(twin))
+        candidate = self.workspace.seal(
+            record.parent,
+            captured,
+            f"{record.description}\n\nExperiment: {record.number}\n",
+            self.run.candidate_ref,
+        )
+        self.run.append(
+            "sealed",
+            record.number,
+            commit=candidate.commit,
+            tokens_added=candidate.tokens_added,
+            fingerprint=captured.fingerprint,
+        )
+        return None
+
+    async def _ask(self, record: Experiment, folder: Path) -> Proposal:
+        choice = self.contract.agents[0]
+        directory = self.run.places.experiment(record.number)
+        directory.mkdir(parents=True, exist_ok=True)
+        plan = Plan(record.parent, record.kind, record.hypothesis)
+        path = self.contract.task.instructions
+        instructions = self.contract.root / path if path else None
+        text = instructions.read_text("utf-8") if instructions and instructions.is_file() else ""
+        brief = directory / "briefing.md"
+        brief.write_text(briefing(self.view, self.contract, plan, text), encoding="utf-8")
+        (directory / "proposal.json").unlink(missing_ok=True)
+
+        async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
+            return await self._launch(directory, folder, argv, env, stdin)
+
+        assignment = Assignment(
+            number=record.number,
+            workspace=folder,
+            editable=self.workspace.editable_files(record.parent),
+            plan=plan,
+            seed=self._seed(record.number, -1),
+            metric=self.contract.metric,
+            space=self.contract.space,
+            history=self._history(),
+            briefing=brief,
+            directory=directory,
+            turn=sum(1 for each in self.view.decided[1:] if not each.ticket),
+            launch=launch,
+            inside=self._inside(directory, folder),
+        )
+        async with asyncio.timeout(choice.timeout_s + 60):
+            return await self.agent.propose(assignment)
+
+    def _inside(self, directory: Path, folder: Path) -> Inside:
+        places = self.run.places
+        if not self.bench.confined:
+            return Inside(
+                folder / places.inner, directory / "briefing.md", directory / "proposal.json"
+            )
+        return Inside(
+            places.root, INSIDE_TASK / "briefing.md", INSIDE_TASK / "answer" / "proposal.json"
+        )
+
+    async def _launch(
+        self, directory: Path, folder: Path, argv: Any, env: Any, stdin: Path | None
+    ) -> Launched:
+        """Start an agent's own process, confined, in the workspace."""
+        choice, root = self.contract.agents[0], self.contract.root
+        git.disposable_repository(folder)
+        answer = self.run.places.scratch / "answer"
+        shutil.rmtree(answer, ignore_errors=True)
+        answer.mkdir(parents=True)
+        extra = [
+            Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
+            Mount(answer, INSIDE_TASK / "answer", writable=True),
+        ]
+        argv = list(argv)
+        program = root / argv[0]
+        if "/" in argv[0] and program.is_file():
+            argv[0] = str(program)
+            extra.append(Mount(program, program))
+        passed = {name: value for name in choice.env if (value := os.environ.get(name)) is not None}
+        launched = await self.bench.launch(
+            folder,
+            directory / "agent.log",
+            argv,
+            {**env, **passed},
+            stdin,
+            deadline_s=choice.timeout_s,
+            network=choice.network == "host",
+            extra=extra,
+        )
+        said = answer / "proposal.json"
+        if said.is_file() and not said.is_symlink() and said.stat().st_size < 1 << 20:
+            shutil.copyfile(said, directory / "proposal.json", follow_symlinks=False)
+        return launched
+
+    def _fill_from_ticket(self, folder: Path, ticket: dict[str, Any]) -> Proposal:
+        """Put the files that a person tries into the workspace."""
+        for path, content in ticket["files"].items():
+            target = folder / path
+            if content is None:
+                target.unlink(missing_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(base64.b64decode(content))
+        if ticket.get("patch"):
+            patch = self.run.places.scratch / "try.patch"
+            patch.write_bytes(base64.b64decode(ticket["patch"]))
+            if problem := git.apply_patch(folder, patch):
+                return Proposal(f"{ticket['message']} (the patch does not apply: {problem})")
+        return Proposal(ticket["message"], kind=Kind.IMPROVE)
+
+    def _describe(self, parent: str, captured: Captured) -> str:
+        names = ", ".join(Path(path).name for path in captured.changes.changed[:3])
+        return f"edit {names}" if names else "no change"
+
+    def _repeat(self, number: int) -> str:
+        twin = self.view.experiments[number]
+        assert twin.decision is not None
+        value = "" if twin.decision.value is None else f"{twin.decision.value:.6g}, "
+        return f"exact repeat of #{number} ({value}{twin.decision.status.value})"
+
+    def _history(self) -> list[Past]:
+        """The baseline, what was kept, and the last experiments, oldest first."""
+        chosen = {each.number: each for each in self.view.kept[-HISTORY:]}
+        chosen |= {each.number: each for each in self.view.decided[-HISTORY:]}
+        return [self._past(chosen[number]) for number in sorted(chosen)]
+
+    def _past(self, experiment: Experiment) -> Past:
+        decision = experiment.decision
+        assert decision is not None
+        return Past(
+            experiment.number, experiment.commit, experiment.parent, experiment.kind,
+            decision.status, decision.value, experiment.description,
+            lambda: self._read_sources(experiment.commit or experiment.parent),
+        )  # fmt: skip
+
+    def _read_sources(self, commit: str) -> dict[str, str]:
+        if commit not in self._sources:
+            if len(self._sources) > 2 * HISTORY:
+                self._sources.clear()
+            self._sources[commit] = self.workspace.sources(commit)
+        return self._sources[commit]
+
+    # Measure and decide
+
+    async def _prepare(self) -> None:
+        """Setup once, then the baseline: what every later value is compared with."""
+        if self.contract.run.setup is not None and self.view.setup is None:
+            self.run.append("setup_started")
+            self.run.append("setup_done", **await self.bench.setup())
+        if self.view.decided:
+            return
+        if self.view.unfinished is None:
+            base = self.view.base
+            record = self.run.open(Plan(base, Kind.BASELINE), "engine")
+            self.run.append("proposed", 0, description="baseline")
+            self.run.append(
+                "sealed", 0, commit=base, tokens_added=0,
+                fingerprint=self.workspace.fingerprint(base),
+            )  # fmt: skip
+        record = self.view.experiments[0]
+        while not isinstance(step := self._judge_baseline(record), Decision):
+            await self._take(step, record)
+        self.run.close(record, step)
+
+    def _judge_baseline(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
+        samples = [each.sample for each in record.taken if each.sample.outcome is not Outcome.VOID]
+        for sample in samples:
+            if sample.outcome is not Outcome.OK:
+                k = record.taken[-1].k
+                raise UserError(
+                    f"the baseline cannot be measured: {sample.reason}",
+                    fix=f"read {self.run.places.sample(0, k) / 'run.log'}, mend the task,"
+                    " commit, and start again with: autoresearch run --new",
+                )
+        wanted = baseline_samples(samples[0].usage.wall_s) if samples else 1
+        if len(samples) < wanted:
+            return MoreSamples("candidate", f"baseline sample {len(samples) + 1} of {wanted}")
+        if self.contract.guards and record.guards_passed is None:
+            return CheckGuards("the baseline must pass its guards")
+        return baseline_decision(record.values(Role.BASELINE))
+
+    def _judge(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
+        """The next step of an experiment; follows from the journal alone."""
+        own = [each for each in record.taken if each.role is not Role.INCUMBENT]
+        for each in own:
+            if each.sample.outcome in OUTCOMES:
+                return Decision(OUTCOMES[each.sample.outcome], each.sample.reason)
+            if (reason := self._over_budget(each.sample)) is not None:
+                return Decision(Status.TIMEOUT, reason)
+        failed = [each.sample for each in record.taken if each.sample.outcome is not Outcome.OK]
+        if len(failed) > VOIDS:
+            return Decision(Status.VOID, f"{len(failed)} samples say nothing: {failed[-1].reason}")
+        if record.guards_passed is False:
+            return Decision(Status.DISCARD, record.guard_reason, _mean(record))
+        screen = record.values(Role.SCREEN)
+        if not screen:
+            return MoreSamples("candidate", "screen")
+        evidence = Evidence(
+            tokens_added=record.tokens_added,
+            screen=screen[0],
+            fresh=record.values(Role.FRESH),
+            incumbent_fresh=record.values(Role.INCUMBENT),
+            guards_passed=bool(record.guards_passed) or not self.contract.guards,
+        )
+        return decide(self.rule, self.view.standing(), evidence)
+
+    def _over_budget(self, sample: Sample) -> str | None:
+        if sample.outcome is not Outcome.OK:
+            return None
+        used, budget = self.bench.used_s(sample), self.contract.run.budget_s
+        baseline = [each.sample for each in self.view.experiments[0].taken]
+        extra = max((self.bench.used_s(each) - budget for each in baseline), default=0.0)
+        allowed = budget * 1.1 + max(0.0, extra)
+        return f"used {used:.3g} s of {allowed:.3g} s" if used > allowed else None
+
+    async def _take(self, step: MoreSamples | CheckGuards, record: Experiment) -> None:
+        """Do what a decision asks for: one sample, or the guards."""
+        k, number = record.attempts, record.number
+        if isinstance(step, CheckGuards):
+            least = self.view.experiments[0].guard_counts
+            report = await self.bench.guard(record.commit, number, max(0, k - 1), least)
+            if number == 0 and not report.passed:
+                raise UserError(
+                    f"the baseline fails its guard: {report.reason}",
+                    fix="mend the guard or the code, commit, and start again",
+                )
+            self.run.append(
+                "guarded", number, passed=report.passed, reason=report.reason,
+                counts=list[Json](report.counts),
+            )  # fmt: skip
+            return
+        role, commit = self._role(step, record)
+        seed = self._seed(number, k)
+        self.run.record_attempt(number, k, role, seed, commit)
+        sample = await self.bench.measure(commit, number, k, seed)
+        self.run.record_sample(number, k, role, sample, self.contract.run.gpus)
+
+    def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
+        if record.kind is Kind.BASELINE:
+            return Role.BASELINE, record.commit
+        if step.of == "incumbent":
+            return Role.INCUMBENT, record.parent
+        return (Role.FRESH if record.values(Role.SCREEN) else Role.SCREEN), record.commit
+
+    def _seed(self, number: int, k: int) -> int:
+        """Seeds are ours: they follow from the run's own and cannot be chosen by a candidate."""
+        name = f"{self.view.seed}:{number}:{k}".encode()
+        return int.from_bytes(hashlib.sha256(name).digest()[:4], "big") >> 1
+
+    # People, pauses and the clock
+
+    def _active_s(self) -> float:
+        return self.view.active_s + seconds_between(self.view.engine_started, self.view.last_at)
+
+    async def _pause(self, reason: str, failures: int) -> None:
+        """Wait, longer each time, visibly; a request to stop ends the wait."""
+        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 20))
+        self.run.append("paused", reason=reason, wait_s=wait_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._stopping.wait()
+        self.run.append("resumed")
+
+    async def _watch_inbox(self) -> None:
+        """Journal what other commands ask for; the file goes only after its event is durable."""
+        inbox = self.run.places.run / "inbox"
+        while True:
+            for path in sorted(inbox.glob("*.json")):
+                try:
+                    request = json.loads(path.read_bytes())
+                    kind = request["kind"]
+                except (ValueError, KeyError, TypeError):
+                    kind = ""
+                if kind == "stop":
+                    self.request_stop("inbox")
+                elif kind == "ticket" and request.get("ticket") not in self.view.tickets:
+                    self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
+                path.unlink(missing_ok=True)
+            await asyncio.sleep(INBOX_S)
+
+
+def _mean(record: Experiment) -> float | None:
+    values = [sample.value for sample in record.own if sample.value is not None]
+    return sum(values) / len(values) if values else None

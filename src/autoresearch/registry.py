@@ -1,0 +1,37 @@
+"""Agents by name: "name" to "module:Class", loaded on use; entry points add to it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+from .ports import Agent
+from .types import AgentChoice
+
+AGENTS = {
+    "search": "autoresearch.agents.search:SearchAgent",
+    "command": "autoresearch.agents.command:CommandAgent",
+    "replay": "autoresearch.agents.replay:ReplayAgent",
+}
+ENTRY_POINTS = "autoresearch.agents"
+
+
+def agent(choice: AgentChoice, root: Path) -> Agent:
+    """Make the agent that a contract asks for; its relative paths resolve at ``root``.
+
+    Raises:
+        UserError: no agent has that name.
+    """
+    known = AGENTS | {each.name: each.value for each in entry_points(group=ENTRY_POINTS)}
+    if choice.use not in known:
+        raise UserError(
+            f"agent.use = {choice.use!r}: no such agent",
+            fix=f"use one of {', '.join(sorted(known))}",
+        )
+    module, _, name = known[choice.use].partition(":")
+    make: Any = getattr(import_module(module), name)
+    made: Agent = make({**choice.options, "root": str(root)})
+    return made

@@ -1,0 +1,223 @@
+"""Propose and seal: exports a parent, lets an agent edit it, reads back the allowed files only.
+
+What the agent leaves behind is hostile: it is read without following links, from a directory that
+no process of the agent can touch any more, and only allowed regular files enter the commit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from .git import EXECUTABLE, LINK, REGULAR, SUBMODULE, Entry, Store, blob_oid
+from .scope import Changes, Scope
+from .size import tokens_added
+from .types import Candidate
+
+FILE_BYTES = 4 << 20
+EDITED_FILES = 200
+SEEN_FILES = 50_000
+
+Edits = Mapping[str, tuple[str, bytes] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What an edited directory holds: the edits that may enter, and all that must not."""
+
+    edits: Edits
+    changes: Changes
+    fingerprint: str
+
+
+class Workspace:
+    """Turns an edited directory into a candidate of one run."""
+
+    def __init__(self, store: Store, scope: Scope, inner: Path) -> None:
+        self.store = store
+        self.scope = scope
+        self.prefix = "" if inner == Path() else f"{inner.as_posix()}/"
+
+    def export(self, commit: str, target: Path) -> Path:
+        """A fresh writable copy of a commit without anything hidden."""
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        self.store.export(commit, target, without=self._secret)
+        return target
+
+    def editable_files(self, commit: str) -> tuple[str, ...]:
+        """The files of a commit that may be edited, relative to the repository."""
+        return tuple(path for path in self.store.tree(commit) if self._editable(path))
+
+    def sources(self, commit: str) -> dict[str, str]:
+        """The text of a commit's editable files by path."""
+        tree = self.store.tree(commit)
+        return {
+            path: self.store.read(tree[path].oid).decode("utf-8", errors="replace")
+            for path in self.editable_files(commit)
+        }
+
+    def capture(self, parent: str, folder: Path) -> Captured:
+        """Compare an edited directory with its parent commit and take what is allowed."""
+        tree = {p: e for p, e in self.store.tree(parent).items() if not self._secret(p)}
+        edits: dict[str, tuple[str, bytes] | None] = {}
+        protected: list[str] = []
+        dropped: list[str] = []
+        unsafe: list[tuple[str, str]] = []
+        seen: set[str] = set()
+        for path, status in _walk(folder, unsafe):
+            seen.add(path)
+            known = tree.get(path)
+            allowed = self._editable(path)
+            if known is None and not allowed:
+                if not self._expected(path):
+                    dropped.append(path)
+                continue
+            if not allowed:
+                if known != _entry(folder / path, status):
+                    protected.append(path)
+                continue
+            entry, data, why = _read(folder / path, status)
+            if known is not None and entry == known:
+                continue
+            if why or len(edits) >= EDITED_FILES:
+                unsafe.append((path, why or f"more than {EDITED_FILES} files changed"))
+            else:
+                assert entry is not None
+                edits[path] = (entry.mode, data)
+        gone = [p for p, e in tree.items() if p not in seen and e.mode != SUBMODULE]
+        for path in gone:
+            if self._editable(path):
+                edits[path] = None
+        changes = Changes(
+            changed=tuple(sorted(edits)),
+            protected_changed=tuple(sorted(protected)),
+            protected_deleted=tuple(sorted(p for p in gone if not self._editable(p))),
+            unsafe=tuple(sorted(unsafe)),
+            dropped=tuple(sorted(dropped)),
+        )
+        return Captured(edits, changes, self._fingerprint(parent, edits))
+
+    def seal(self, parent: str, captured: Captured, message: str, ref: str) -> Candidate:
+        """Commit the allowed edits on top of the parent."""
+        before, after = {}, {}
+        tree = self.store.tree(parent)
+        for path, edit in captured.edits.items():
+            if path in tree:
+                before[path] = _text(self.store.read(tree[path].oid))
+            if edit is not None:
+                after[path] = _text(edit[1])
+        commit = self.store.seal(parent, captured.edits, message, ref)
+        return Candidate(commit, parent, tokens_added(before, after))
+
+    def _fingerprint(self, parent: str, edits: Edits) -> str:
+        """Names the content of all editable files: equal for exact repeats of a candidate."""
+        digest = hashlib.sha256()
+        final = {p: self.store.tree(parent)[p].oid for p in self.editable_files(parent)}
+        for path, edit in edits.items():
+            if edit is None:
+                final.pop(path, None)
+            else:
+                final[path] = blob_oid(edit[1])
+        for path, oid in sorted(final.items()):
+            digest.update(f"{path}\0{oid}\0".encode("utf-8", errors="surrogateescape"))
+        return digest.hexdigest()[:32]
+
+    def fingerprint(self, commit: str) -> str:
+        """The fingerprint of a sealed commit."""
+        return self._fingerprint(commit, {})
+
+    def _inside(self, path: str) -> str | None:
+        return path[len(self.prefix) :] if path.startswith(self.prefix) else None
+
+    def _editable(self, path: str) -> bool:
+        inner = self._inside(path)
+        return inner is not None and self.scope.editable(inner)
+
+    def _expected(self, path: str) -> bool:
+        """New files that say nothing: where data was mounted, and caches of interpreters."""
+        inner = self._inside(path)
+        parts = path.split("/")
+        return "__pycache__" in parts or (inner is not None and self.scope.data(inner))
+
+    def _secret(self, path: str) -> bool:
+        inner = self._inside(path)
+        return inner is not None and (self.scope.hidden(inner) or self.scope.sealed(inner))
+
+
+def _walk(folder: Path, unsafe: list[tuple[str, str]]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below a folder that is not in a ``.git``, relative, never following a link."""
+    count = 0
+    queue = [""]
+    while queue:
+        inner = queue.pop()
+        try:
+            with os.scandir(folder / inner) as entries:
+                for entry in entries:
+                    path = f"{inner}{entry.name}"
+                    count += 1
+                    if count > SEEN_FILES:
+                        unsafe.append((inner or ".", f"more than {SEEN_FILES} files"))
+                        return
+                    if entry.name == ".git":
+                        continue
+                    if not path.isprintable():
+                        unsafe.append((ascii(path), "hostile file name"))
+                    elif entry.is_dir(follow_symlinks=False):
+                        queue.append(f"{path}/")
+                    else:
+                        yield path, entry.stat(follow_symlinks=False)
+        except OSError as error:
+            unsafe.append((inner or ".", f"unreadable: {error.strerror}"))
+
+
+def _entry(path: Path, status: os.stat_result) -> Entry | None:
+    """A file as git would name it, of any size; None for what git cannot hold."""
+    if stat.S_ISLNK(status.st_mode):
+        return Entry(LINK, blob_oid(os.fsencode(path.readlink())))
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    digest = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+    try:
+        with _open(path) as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError:
+        return None
+    return Entry(_mode(status), digest.hexdigest())
+
+
+def _read(path: Path, status: os.stat_result) -> tuple[Entry | None, bytes, str]:
+    """An editable file as git would name it and its bytes, or why it is not safe to take."""
+    if stat.S_ISLNK(status.st_mode):
+        return _entry(path, status), b"", "is a symbolic link"
+    if not stat.S_ISREG(status.st_mode):
+        return None, b"", "is not a regular file"
+    if status.st_nlink != 1:
+        return None, b"", "has more than one name (hard link)"
+    if status.st_size > FILE_BYTES:
+        return None, b"", f"is larger than {FILE_BYTES >> 20} MiB"
+    try:
+        with _open(path) as file:
+            data = file.read(FILE_BYTES + 1)
+    except OSError as error:
+        return None, b"", f"is unreadable: {error.strerror}"
+    return Entry(_mode(status), blob_oid(data)), data, ""
+
+
+def _open(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+
+
+def _mode(status: os.stat_result) -> str:
+    return EXECUTABLE if status.st_mode & stat.S_IXUSR else REGULAR
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", errors="replace")
