@@ -25,6 +25,10 @@ CACHE_BYTES = 64 << 20
 SHALLOW = "shallow"
 
 
+Edits = Mapping[str, tuple[str, bytes] | None]
+"""New content by path: mode and bytes, or None for a deleted file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One file of a tree."""
@@ -217,7 +221,7 @@ class Store:
     def seal(
         self,
         parent: str,
-        changes: Mapping[str, tuple[str, bytes] | None],
+        changes: Edits,
         message: str,
         ref: str,
     ) -> str:
@@ -233,7 +237,7 @@ class Store:
         ref: str,
         message: str,
         parents: list[str],
-        changes: Mapping[str, tuple[str, bytes] | None],
+        changes: Edits,
     ) -> str:
         text = message.encode()
         stamp = f"{IDENTITY} {int(time.time())} +0000"
@@ -344,6 +348,24 @@ def head(repository: Path) -> str:
             f"{repository} has no commit yet", fix='git add -A && git commit -m "Start"'
         )
     return done.stdout.decode().strip()
+
+
+def uncommitted(repository: Path) -> set[str]:
+    """Paths that differ from HEAD or are not tracked, relative to the repository."""
+    env = _trusting(environment())
+    # diff-index without a refreshed index would also name files that were only touched; the index
+    # is the person's and stays as it is, so we compare content instead.
+    changed = git("diff", "--name-only", "-z", "HEAD", "--", cwd=repository, env=env).stdout
+    argv = ("ls-files", "-z", "--others", "--exclude-standard")
+    untracked = git(*argv, cwd=repository, env=env).stdout
+    return {os.fsdecode(path) for path in (changed + untracked).split(b"\0")[:-1]}
+
+
+def files(repository: Path) -> list[str]:
+    """Tracked files and new ones that are not ignored, relative to the repository."""
+    argv = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    out = git(*argv, cwd=repository, env=_trusting(environment())).stdout
+    return sorted({os.fsdecode(path) for path in out.split(b"\0")[:-1]})
 
 
 def exclude(repository: Path, pattern: str) -> None:

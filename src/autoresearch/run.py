@@ -49,9 +49,11 @@ class Run:
 
     # Beginning
 
-    def begin(self, contract: Contract, base: str) -> None:
-        """Start a new run from ``base``, a commit of the person's repository."""
+    def begin(self, contract: Contract, base: str, edits: git.Edits) -> None:
+        """Start a new run from a commit of the person's repository, with edits on top of it."""
         self.store.adopt(self.places.repository, base)
+        if edits:
+            base = self.store.seal(base, edits, "Uncommitted changes", self.candidate_ref)
         self.append(
             "run_started",
             tag=self.tag,
@@ -224,6 +226,21 @@ def _free_branch(repository: Path, wanted: str) -> str:
         number += 1
         name = f"{stem}-{number}"
     return name
+
+
+def held_by_engine(run: Path) -> bool:
+    """Whether an engine holds the run at this moment."""
+    try:
+        descriptor = os.open(run / "engine.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def tags(root: Path) -> list[str]:

@@ -10,12 +10,12 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .git import EXECUTABLE, LINK, REGULAR, SUBMODULE, Entry, Store, blob_oid
+from .git import EXECUTABLE, LINK, REGULAR, SUBMODULE, Edits, Entry, Store, blob_oid
 from .scope import Changes, Scope
 from .size import tokens_added
 from .types import Candidate
@@ -23,8 +23,6 @@ from .types import Candidate
 FILE_BYTES = 4 << 20
 EDITED_FILES = 200
 SEEN_FILES = 50_000
-
-Edits = Mapping[str, tuple[str, bytes] | None]
 
 
 @dataclass(frozen=True, slots=True)

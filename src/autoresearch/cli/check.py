@@ -1,0 +1,200 @@
+"""``autoresearch check``: prove, before a night of compute, that the task can be measured here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from .. import config, git, sandbox
+from ..bench import Bench, Places
+from ..config import ContractError
+from ..errors import AutoresearchError
+from ..executors.local import LocalExecutor
+from ..git import REGULAR, Store
+from ..run import FOLDER
+from ..sandbox import Sandbox
+from ..types import Contract, Json, Level, Outcome, Sample
+from ..workspace import Workspace
+from . import task
+
+SAMPLES = 3
+NIGHT_S = 8 * 3600
+# Of a discarded experiment, and of one whose screen passes and is confirmed.
+SAMPLES_PER_EXPERIMENT = 1.7
+
+
+@dataclass(slots=True)
+class Finding:
+    """What check found: ``problems`` refuse a run, ``notes`` are worth knowing."""
+
+    problems: list[dict[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    crippled: Sample | None = None
+
+    def problem(self, key: str, value: str, fix: str) -> None:
+        self.problems.append({"file": "autoresearch.toml", "key": key, "value": value, "fix": fix})
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--unconfined", is_flag=True, help="Run the task's code with your own rights.")
+def check(folder: Path, as_json: bool, unconfined: bool) -> None:
+    """Prove that the task can be measured here.
+
+    Validates the contract, proves how strongly this machine confines, runs setup, the baseline
+    and its guards, and audits the metric: is it repeatable, does an emptied file score worse, how
+    small a gain can be told from noise, how many experiments fit into a night. Takes three
+    samples; writes nothing but .autoresearch/check.
+    """
+    path = task.contract_path(folder)
+    found = sandbox.probe()
+    try:
+        contract = config.load(path)
+    except ContractError as error:
+        if not as_json:
+            raise
+        problems = [
+            {"file": p.file, "key": p.key, "value": p.value, "fix": p.fix} for p in error.problems
+        ]
+        body = {"version": 1, "ok": False, "level": found.level.value, "problems": problems}
+        click.echo(json.dumps(body))
+        raise SystemExit(2) from None
+    box = (
+        found if found.level is Level.NAMESPACES else sandbox.require(found, unconfined=unconfined)
+    )
+    say = (lambda _: None) if as_json else click.echo
+    say(f"contract   {path}")
+    say(f"level      {box.level.value}" + (f" ({box.reason})" if box.reason else ""))
+    finding = asyncio.run(_audit(contract, box, say))
+    _judge(contract, finding)
+    if as_json:
+        click.echo(json.dumps(_json(contract, box, finding)))
+    else:
+        _print(contract, finding)
+    if finding.problems:
+        raise SystemExit(2)
+
+
+async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
+    """Setup, guards, samples of HEAD with different seeds, and one of an emptied candidate."""
+    assert callable(say)
+    repository = git.repository_root(contract.root)
+    base = git.head(repository)
+    places = Places(contract.root / FOLDER / "check", repository, contract.root)
+    shutil.rmtree(places.run, ignore_errors=True)
+    places.run.mkdir(parents=True)
+    git.exclude(repository, f"{FOLDER}/")
+    store, executor = Store.create(places.run / "store.git"), LocalExecutor()
+    finding = Finding()
+    try:
+        store.adopt(repository, base)
+        bench = Bench(contract, places, store, base, box, executor)
+        if contract.run.setup is not None:
+            say(f"setup      {' '.join(contract.run.setup)} ...")
+            await bench.setup()
+        for k in range(SAMPLES):
+            say(f"sample {k + 1}   {' '.join(contract.run.command)} ...")
+            sample = await bench.measure(base, 0, k, seed=k + 1)
+            finding.samples.append(sample)
+            if sample.outcome is not Outcome.OK:
+                log = places.sample(0, k) / "run.log"
+                finding.problem("run.command", sample.reason, f"read {log}, mend it and commit")
+                return finding
+        if contract.guards:
+            say(f"guards     {len(contract.guards)} ...")
+            report = await bench.guard(base, 0, 0, ())
+            if not report.passed:
+                finding.problem("guard.command", report.reason, "mend the guard or the code")
+        workspace = Workspace(store, bench.scope, places.inner)
+        editable = workspace.editable_files(base)
+        if not editable:
+            finding.problem(
+                "task.editable", str(list(contract.task.editable)), "name files that are committed"
+            )
+            return finding
+        say(f"cripple    empty {editable[0]} ...")
+        empty = store.seal(base, {editable[0]: (REGULAR, b"")}, "Emptied", "refs/check/crippled")
+        try:
+            finding.crippled = await bench.measure(empty, 1, 0, seed=1)
+        except AutoresearchError as error:
+            finding.notes.append(f"an emptied {editable[0]} breaks the evaluation: {error.message}")
+    finally:
+        await executor.close()
+        store.close()
+        shutil.rmtree(places.scratch, ignore_errors=True)
+    return finding
+
+
+def _judge(contract: Contract, finding: Finding) -> None:
+    values = [sample.value for sample in finding.samples if sample.value is not None]
+    crippled = finding.crippled.value if finding.crippled else None
+    metric = contract.metric
+    if crippled is not None and values and not metric.better(statistics.mean(values), crippled):
+        finding.problem(
+            "metric",
+            f"an emptied editable file scores {crippled:.6g}, the baseline"
+            f" {statistics.mean(values):.6g}",
+            "the metric does not depend on the editable file; measure something it does",
+        )
+    if metric.self_reported:
+        finding.notes.append(
+            "the score is self-reported: printed by code the agent may edit; add metric.evaluate"
+            " to measure it from outside"
+        )
+
+
+def _noise(finding: Finding) -> float | None:
+    values = [sample.value for sample in finding.samples if sample.value is not None]
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def _smallest_gain(noise: float) -> float:
+    """The gain told apart at 99 % by four fresh samples of each side (one-sided z = 2.33)."""
+    return float(2.33 * noise * (2 / 4) ** 0.5)
+
+
+def _json(contract: Contract, box: Sandbox, finding: Finding) -> dict[str, Json]:
+    values = [sample.value for sample in finding.samples if sample.value is not None]
+    noise = _noise(finding)
+    problems: list[Json] = [dict(problem) for problem in finding.problems]
+    return {
+        "version": 1,
+        "ok": not finding.problems,
+        "level": box.level.value,
+        "problems": problems,
+        "baseline": statistics.mean(values) if values else None,
+        "noise": noise,
+        "smallest_gain": _smallest_gain(noise) if noise is not None else None,
+        "self_reported": contract.metric.self_reported,
+        "notes": list[Json](finding.notes),
+    }
+
+
+def _print(contract: Contract, finding: Finding) -> None:
+    values = [sample.value for sample in finding.samples if sample.value is not None]
+    if values:
+        noise = _noise(finding) or 0.0
+        wall_s = statistics.mean(sample.usage.wall_s for sample in finding.samples)
+        click.echo(f"baseline   {contract.metric.name} {statistics.mean(values):.6g}")
+        click.echo(
+            f"noise      {noise:.3g} between seeds; four fresh samples tell a gain of"
+            f" {_smallest_gain(noise):.3g}"
+            if noise
+            else "noise      none: different seeds give the same value (an exact task)"
+        )
+        night = NIGHT_S / (wall_s * SAMPLES_PER_EXPERIMENT)
+        click.echo(f"speed      {wall_s:.1f} s a sample, about {night:,.0f} experiments a night")
+    for note in finding.notes:
+        click.echo(f"note       {note}")
+    for problem in finding.problems:
+        click.echo(f"problem    {problem['key']}: {problem['value']}")
+        click.echo(f"           fix: {problem['fix']}")
+    click.echo("ready: autoresearch run" if not finding.problems else "not ready")

@@ -1,0 +1,249 @@
+"""``autoresearch run``: hold a run, drive the engine, stop cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from .. import config, git, sandbox
+from ..bench import Places
+from ..engine import End, Engine
+from ..errors import UserError
+from ..run import FOLDER, Run, new_tag
+from ..scope import Scope
+from ..types import AgentChoice, Contract, Level
+from . import task
+from .live import closing_summary, watch
+
+DETACH_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """How a run is to be started or resumed."""
+
+    tag: str | None = None
+    new: bool = False
+    uncommitted: Literal["refuse", "seal", "leave"] = "refuse"
+    unconfined: bool = False
+    require: Level | None = None
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.option("--tag", help="Name of the run (default: the latest, else the day).")
+@click.option("--new", is_flag=True, help="Start a new run even if one could be resumed.")
+@click.option("--agent", help="Use this agent instead of the contract's.")
+@click.option("--max-experiments", type=click.IntRange(0), help="End at this many in total.")
+@click.option("--max-hours", type=click.FloatRange(0), help="End after this time in total.")
+@click.option("--target", type=float, help="End when an incumbent reaches this value.")
+@click.option("--dirty", is_flag=True, help="Begin from uncommitted changes of editable files.")
+@click.option("--detach", is_flag=True, help="Go on in the background; see: autoresearch status.")
+@click.option("--unconfined", is_flag=True, help="Run edited code with your own rights.")
+@click.option(
+    "--require",
+    type=click.Choice([level.value for level in Level]),
+    help="Refuse to run on a machine that confines less than this.",
+)
+def run(
+    folder: Path,
+    tag: str | None,
+    new: bool,
+    agent: str | None,
+    max_experiments: int | None,
+    max_hours: float | None,
+    target: float | None,
+    dirty: bool,
+    detach: bool,
+    unconfined: bool,
+    require: str | None,
+) -> None:
+    """Start a run, or resume the latest one.
+
+    It goes on until a limit, the target, or Ctrl-C: once finishes the sample in flight, twice
+    stops now. Nothing recorded is lost either way; the same command continues.
+
+    Exit codes: 0 done, 2 your input, 3 a limit came before the target, 4 another engine holds
+    this run, 130 interrupted.
+    """
+    if detach:
+        _detach(folder)
+        return
+    contract = config.load(task.contract_path(folder))
+    contract = override(contract, agent, max_experiments, max_hours, target)
+    begin = Begin(
+        tag, new, "seal" if dirty else "refuse", unconfined, Level(require) if require else None
+    )
+    sys.exit(start(contract, begin))
+
+
+def override(
+    contract: Contract,
+    agent: str | None = None,
+    max_experiments: int | None = None,
+    max_hours: float | None = None,
+    target: float | None = None,
+) -> Contract:
+    """The contract with what the command line says on top of it."""
+    limits = contract.limits
+    if max_experiments is not None:
+        limits = replace(limits, experiments=max_experiments)
+    if max_hours is not None:
+        limits = replace(limits, hours=max_hours)
+    if agent is not None:
+        same = [each for each in contract.agents if each.use == agent]
+        contract = replace(contract, agents=tuple(same) or (AgentChoice(use=agent),))
+    if target is not None:
+        contract = replace(contract, metric=replace(contract.metric, target=target))
+    return replace(contract, limits=limits)
+
+
+def start(contract: Contract, begin: Begin) -> int:
+    """Run to the end; prints progress and a summary, returns the exit code."""
+    box = confine(begin)
+    with hold(contract, begin) as held:
+        with watch(contract, held.view, log=held.places.run / "engine.log") as listener:
+            held.listeners.append(listener)
+            end = drive(Engine(held, contract, box))
+            held.listeners.remove(listener)
+        click.echo(closing_summary(contract, held.view, held.places.run))
+        for warning in held.warnings:
+            click.echo(f"note: {warning}")
+        click.echo(f"ended: {end.reason}")
+    return 130 if end.interrupted else 3 if end.short else 0
+
+
+def confine(begin: Begin) -> sandbox.Sandbox:
+    """Find how this machine confines, and refuse where that is too little."""
+    found = sandbox.probe()
+    if begin.require is not None and found.level is not begin.require:
+        raise UserError(
+            f"this machine confines at level {found.level.value}, required is"
+            f" {begin.require.value}: {found.reason}",
+            fix="install bubblewrap, or require less",
+        )
+    box = sandbox.require(found, unconfined=begin.unconfined)
+    if box.level is Level.NONE:
+        click.echo(f"warning: nothing is confined ({box.reason}); scores can be gamed", err=True)
+    return box
+
+
+@contextlib.contextmanager
+def hold(contract: Contract, begin: Begin) -> Iterator[Run]:
+    """Take the run's lock and begin or resume it; lets go at the end."""
+    root = contract.root
+    latest = begin.tag or (None if begin.new else task.latest_tag(root))
+    tag = latest or new_tag(root, datetime.now())
+    if begin.new and begin.tag and (root / FOLDER / begin.tag).exists():
+        raise UserError(f"run {begin.tag!r} exists", fix="choose another --tag, or leave out --new")
+    repository = git.repository_root(root)
+    base = git.head(repository)
+    places = Places(root / FOLDER / tag, repository, root)
+    edits: git.Edits = {}
+    if not (places.run / "journal.db").exists() and begin.uncommitted != "leave":
+        edits = _uncommitted(contract, places, seal=begin.uncommitted == "seal")
+    git.exclude(repository, f"{FOLDER}/")
+    held = Run(places, tag)
+    try:
+        if held.view.base:
+            held.resume(contract)
+        else:
+            held.begin(contract, base, edits)
+        yield held
+    finally:
+        held.release()
+
+
+def _uncommitted(contract: Contract, places: Places, *, seal: bool) -> git.Edits:
+    """Editable files that differ from HEAD, to be sealed with ``--dirty``; else an error."""
+    scope = Scope(contract.task)
+    changed = git.uncommitted(places.repository)
+    prefix = "" if places.inner == Path() else f"{places.inner.as_posix()}/"
+    edits: dict[str, tuple[str, bytes] | None] = {}
+    for path in changed:
+        inner = path[len(prefix) :] if path.startswith(prefix) else None
+        if inner is not None and scope.editable(inner):
+            file = places.repository / path
+            edits[path] = ("100644", file.read_bytes()) if file.is_file() else None
+    if edits and not seal:
+        raise UserError(
+            f"uncommitted changes of editable files: {', '.join(sorted(edits))}",
+            fix="commit them (git commit), or begin from them as they are: --dirty",
+        )
+    for word in (*contract.run.command, *(contract.metric.evaluate or ())):
+        if f"{prefix}{word}" in changed and f"{prefix}{word}" not in edits:
+            raise UserError(
+                f"{word} has uncommitted changes, and a run measures what is committed",
+                fix=f"git add {word} && git commit",
+            )
+    return edits
+
+
+def drive(engine: Engine, *, ticket: str | None = None) -> End:
+    """Run the engine in an event loop that knows what Ctrl-C, SIGTERM and SIGHUP mean."""
+
+    async def main() -> End:
+        loop = asyncio.get_running_loop()
+        work = asyncio.ensure_future(engine.loop(ticket=ticket))
+        pressed = False
+
+        def interrupt() -> None:
+            nonlocal pressed
+            if pressed:
+                work.cancel()
+            else:
+                pressed = True
+                engine.request_stop("Ctrl-C")
+
+        loop.add_signal_handler(signal.SIGINT, interrupt)
+        loop.add_signal_handler(signal.SIGTERM, work.cancel)
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        try:
+            end = await work
+        except asyncio.CancelledError:
+            return End("interrupted", interrupted=True)
+        return replace(end, reason="interrupted", interrupted=True) if pressed else end
+
+    return asyncio.run(main())
+
+
+def _detach(folder: Path) -> None:
+    """Start the same command in a session of its own and wait until its engine is up."""
+    contract = config.load(task.contract_path(folder))
+    argv = [word for word in sys.argv[1:] if word != "--detach"]
+    home = contract.root / FOLDER
+    home.mkdir(exist_ok=True)
+    log = home / "detached.log"
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "autoresearch", *argv],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            env={**os.environ, "NO_COLOR": "1"},
+        )  # fmt: skip
+    give_up = time.monotonic() + DETACH_S
+    while time.monotonic() < give_up:
+        if child.poll() is not None:
+            sys.stderr.write(log.read_text(errors="replace"))
+            sys.exit(child.returncode)
+        tag = task.latest_tag(contract.root)
+        if tag is not None and f"{child.pid}\n" == _holder(home / tag / "engine.lock"):
+            break
+        time.sleep(0.1)
+    click.echo(f"running in the background as process {child.pid}")
+    click.echo("follow: autoresearch status    end: autoresearch stop")
+
+
+def _holder(lock: Path) -> str:
+    return lock.read_text() if lock.is_file() else ""

@@ -1,0 +1,42 @@
+"""``autoresearch stop``: ask the engine of a run to end after the sample in flight."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+import click
+
+from .. import config
+from ..run import FOLDER, held_by_engine
+from ..types import Json
+from . import task
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.option("--tag", help="Name of the run (default: the latest).")
+def stop(folder: Path, tag: str | None) -> None:
+    """End a run after the sample in flight; `autoresearch run` continues it."""
+    contract = config.load(task.contract_path(folder))
+    tag = task.existing_tag(contract.root, tag)
+    run = contract.root / FOLDER / tag
+    if not held_by_engine(run):
+        click.echo(f"run {tag} is not running")
+        return
+    drop(run, {"kind": "stop"})
+    click.echo(f"run {tag} ends after the sample in flight")
+
+
+def drop(run: Path, request: dict[str, Json]) -> None:
+    """Leave a request in a run's inbox; the engine journals it and removes the file."""
+    inbox = run / "inbox"
+    name = secrets.token_hex(8)
+    draft = inbox / f".{name}"
+    with draft.open("w") as file:
+        json.dump(request, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(inbox / f"{name}.json")
