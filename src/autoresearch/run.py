@@ -100,7 +100,7 @@ class Run:
 
     # Writing
 
-    def append(self, kind: str, experiment: int | None = None, **body: Json) -> Event:
+    def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Journal an event, then let the view and the listeners follow."""
         event = self.journal.append(kind, experiment, **body)
         self.view.apply(event)

@@ -68,7 +68,7 @@ class Journal:
         if said != "ok":
             raise self._damaged(said)
 
-    def append(self, kind: str, experiment: int | None = None, **body: Json) -> Event:
+    def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Write one event durably; it is on disk when this returns."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         text = json.dumps(body, allow_nan=False, separators=(",", ":"))

@@ -1,0 +1,133 @@
+"""A toy task in a real git repository, driven through the real command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from autoresearch.journal import Journal
+from autoresearch.journal.view import Experiment, RunView
+from autoresearch.run import FOLDER, tags
+
+TRAIN = """\
+import os
+import random
+
+LR = 0.5
+noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
+print("loss:", (LR - 0.1) ** 2 + noise)
+"""
+IDENTITY = ["-c", "user.name=Person", "-c", "user.email=person@example.org"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--endurance", action="store_true", help="run the long forms of heavy checks")
+
+
+@pytest.fixture
+def endurance(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--endurance"))
+
+
+@dataclass
+class Toy:
+    """A task whose loss is (LR - 0.1)^2 plus seeded noise; knobs are files and TOML sections."""
+
+    root: Path
+    files: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict)
+
+    def create(self) -> Toy:
+        self.root.mkdir(parents=True, exist_ok=True)
+        sections = {
+            "task": 'editable = ["train.py"]',
+            "run": 'command = "python3 train.py"\nbudget = "5s"',
+            "metric": 'name = "loss"',
+            "agent": 'use = "command"\n[agent.command]\nargv = ["./agent.sh"]',
+        } | self.sections
+        contract = "".join(f"[{name}]\n{body}\n\n" for name, body in sections.items() if body)
+        files = {
+            "train.py": TRAIN,
+            "agent.sh": "#!/bin/sh\n",
+            "autoresearch.toml": contract,
+        } | self.files
+        for name, content in files.items():
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+            if name.endswith(".sh"):
+                path.chmod(0o755)
+        self.git("init", "--quiet", "--initial-branch", "main")
+        self.git("add", "--all")
+        self.git(*IDENTITY, "commit", "--quiet", "-m", "Start")
+        return self
+
+    def git(self, *argv: str) -> str:
+        done = subprocess.run(
+            ["git", *argv], cwd=self.root, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def command(self, *argv: str) -> list[str]:
+        return [sys.executable, "-m", "autoresearch", *argv]
+
+    def call(self, *argv: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command line in the task's directory and check its exit code."""
+        done = subprocess.run(
+            self.command(*argv), cwd=self.root, capture_output=True, text=True, timeout=300,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        said = f"{done.stdout}\n{done.stderr}"
+        assert "Traceback" not in said, said
+        if code is not None:
+            assert done.returncode == code, said
+        return done
+
+    def start(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Start the command line in the background."""
+        return subprocess.Popen(
+            self.command(*argv), cwd=self.root, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def run_folder(self) -> Path:
+        return self.root / FOLDER / tags(self.root)[-1]
+
+    def view(self) -> RunView:
+        return RunView(Journal(self.run_folder / "journal.db", read_only=True).events())
+
+    def experiment(self, number: int) -> Experiment:
+        return self.view().experiments[number]
+
+    def statuses(self) -> list[str]:
+        return [each.decision.status.value for each in self.view().decided if each.decision]
+
+    def rows(self) -> list[list[str]]:
+        text = (self.run_folder / "results.tsv").read_text()
+        return [line.split("\t") for line in text.splitlines()]
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Callable[..., Toy]:
+    """Make a toy task: ``toy(files={...}, metric='name = "loss"')``."""
+
+    def make(files: dict[str, str] | None = None, **sections: str) -> Toy:
+        return Toy(tmp_path / "task", files or {}, sections).create()
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests find ``python3`` of this environment, and no color."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    folder = str(Path(sys.executable).parent)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")

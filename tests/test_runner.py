@@ -1,0 +1,232 @@
+"""The runner against real processes that misbehave."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoresearch import sandbox
+from autoresearch.executors.local import RUNNER
+from autoresearch.sandbox import Box
+from autoresearch.types import Level
+
+CONFINED = sandbox.probe()
+PLAIN = sandbox.Sandbox(Level.NONE)
+
+
+class Server:
+    """A runner serving jobs, as the local executor keeps one."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(RUNNER)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def send(self, job: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(job) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        self.send(job)
+        return self.answer()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.process.kill()
+    server.process.wait()
+
+
+@pytest.fixture
+def marker() -> str:
+    """A time to sleep that no other process of this machine sleeps."""
+    return f"4217.{uuid.uuid4().int % 10**12}"
+
+
+@pytest.fixture(params=["namespaces", "none"])
+def box_of(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Makes processes of a job from shell scripts, confined or not."""
+    how = CONFINED if request.param == "namespaces" else PLAIN
+    if how.level.value != request.param:
+        pytest.skip(CONFINED.reason)
+
+    def make(script: str, **more: Any) -> Any:
+        box = Box(
+            ["/bin/sh", "-c", script], Path("/"), {"PATH": "/usr/bin:/bin"},
+            tmp_path / "log", **more,
+        )  # fmt: skip
+        return how.process(box)
+
+    return make
+
+
+def job(*processes: Any, deadline_s: float = 10, **more: Any) -> dict[str, Any]:
+    step = {"name": "command", "processes": list(processes), "deadline_s": deadline_s}
+    step |= {key: more.pop(key) for key in ("artefacts", "usage_file", "writable") if key in more}
+    limits = {
+        "memory_bytes": 1 << 30, "processes": 64, "log_bytes": 1 << 16,
+        "output_bytes": 1 << 22, "disk_bytes": 1 << 30,
+    }  # fmt: skip
+    return {"nonce": "n", "result": None, "steps": [step], "cores": None, **limits, **more}
+
+
+def alive(marker: str) -> list[str]:
+    done = subprocess.run(["pgrep", "-f", marker], capture_output=True, text=True, check=False)
+    return done.stdout.split()
+
+
+def test_reports_exit_output_and_usage(server: Server, box_of: Any, tmp_path: Path) -> None:
+    result = server.run(job(box_of("echo out; echo err >&2; exit 3")))
+    (step,) = result["steps"]
+    assert (step["outcome"], step["exit_code"], step["detail"]) == ("failed", 3, "exit code 3")
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+    assert result["nonce"] == "n"
+
+
+def test_deadline_kills_whoever_ignores_signals(server: Server, marker: str, box_of: Any) -> None:
+    script = f"trap '' TERM INT HUP; (setsid sleep {marker} &); sleep {marker}; sleep {marker}"
+    began = time.monotonic()
+    (step,) = server.run(job(box_of(script), deadline_s=0.5))["steps"]
+    assert step["outcome"] == "timeout"
+    assert time.monotonic() - began < 5
+    assert not alive(f"sleep {marker}")
+
+
+def test_daemons_do_not_outlive_a_good_exit(server: Server, marker: str, box_of: Any) -> None:
+    script = f"(setsid sh -c 'exec sleep {marker}' >/dev/null 2>&1 &); sleep 0.1; exit 0"
+    (step,) = server.run(job(box_of(script)))["steps"]
+    assert step["outcome"] == "ok"
+    assert not alive(f"sleep {marker}")
+
+
+def test_processor_time_of_orphans_counts(server: Server, box_of: Any) -> None:
+    burn = "(setsid timeout 0.6 sh -c 'while :; do :; done' &) ; sleep 0.8"
+    (step,) = server.run(job(box_of(burn)))["steps"]
+    assert step["usage"]["cpu_s"] > 0.4
+    assert step["usage"]["wall_s"] >= 0.8
+
+
+def test_memory_of_the_whole_tree_is_capped(server: Server, box_of: Any) -> None:
+    hog = "python3 -c 'import time; x = bytearray(150 << 20); time.sleep(9)'"
+    result = server.run(job(box_of(f"{hog} & {hog} & wait"), memory_bytes=200 << 20))
+    assert result["steps"][0]["outcome"] == "memory"
+
+
+def test_fork_bomb_is_stopped(server: Server, box_of: Any) -> None:
+    script = "f() { while :; do sleep 30 & done; }; f"
+    result = server.run(job(box_of(script), processes=40))
+    assert result["steps"][0]["outcome"] == "processes"
+    assert "allowed are 40" in result["steps"][0]["detail"]
+
+
+def test_a_log_keeps_head_and_tail(server: Server, box_of: Any, tmp_path: Path) -> None:
+    (step,) = server.run(job(box_of("echo first; seq 100000; echo last")))["steps"]
+    assert step["outcome"] == "ok"
+    text = (tmp_path / "log").read_text()
+    assert text.startswith("first\n1\n2\n")
+    assert text.endswith("100000\nlast\n")
+    assert "bytes left out" in text
+    assert len(text) < (1 << 16) + 100
+
+
+def test_output_flood_is_stopped(server: Server, box_of: Any) -> None:
+    (step,) = server.run(job(box_of("yes")))["steps"]
+    assert step["outcome"] == "output"
+
+
+def test_disk_is_capped(server: Server, box_of: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    mount = sandbox.Mount(folder, folder, writable=True)
+    script = f"i=0; while :; do i=$((i+1)); head -c 1000000 /dev/zero >{folder}/$i; done"
+    work = job(box_of(script, mounts=[mount]), disk_bytes=20 << 20, writable=[str(folder)])
+    assert server.run(work)["steps"][0]["outcome"] == "disk"
+
+
+def test_answerer_has_its_own_processor_limit(server: Server, tmp_path: Path) -> None:
+    scorer = PLAIN.process(Box(["/bin/sleep", "30"], Path("/"), {}, tmp_path / "a"))
+    burn = ["/bin/sh", "-c", "while :; do :; done"]
+    answerer = PLAIN.process(Box(burn, Path("/"), {}, tmp_path / "b", cpu_s=0.3))
+    (step,) = server.run(job(scorer, answerer))["steps"]
+    assert step["outcome"] == "cpu"
+
+
+def test_scorer_and_answerer_are_joined(server: Server, box_of: Any, tmp_path: Path) -> None:
+    scorer = box_of(
+        "echo question >&$AUTORESEARCH_ASK_FD;"
+        ' read answer <&$AUTORESEARCH_ANSWER_FD; echo "$answer"'
+    )
+    answerer = box_of('read question; echo "you asked: $question"')
+    answerer["log"] = str(tmp_path / "answer.log")
+    (step,) = server.run(job(scorer, answerer))["steps"]
+    assert step["outcome"] == "ok"
+    assert (tmp_path / "log").read_text() == "you asked: question\n"
+
+
+def test_only_plain_files_are_artefacts(server: Server, box_of: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    mount = sandbox.Mount(folder, folder, writable=True)
+    script = (
+        f"cd {folder}; echo good >model; ln -s /etc/passwd link; mkfifo pipe;"
+        " echo twice >a; ln a b; mkdir sub; ln -s /etc sub/up; echo fine >sub/part"
+    )
+    server.run(job(box_of(script, mounts=[mount]), artefacts=str(folder)))
+    found = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    # Of two names of one file the second becomes the only one, and is plain again.
+    assert found in (["model", "sub/part"], ["a", "model", "sub/part"], ["b", "model", "sub/part"])
+    assert not [path for path in folder.rglob("*") if path.is_symlink()]
+
+
+def test_closing_the_pipe_ends_everything(server: Server, marker: str, box_of: Any) -> None:
+    server.send(job(box_of(f"(setsid sleep {marker} &); sleep {marker}")))
+    until(lambda: bool(alive(f"sleep {marker}")))
+    assert server.process.stdin is not None
+    server.process.stdin.close()
+    server.process.wait(10)
+    assert not alive(f"sleep {marker}")
+
+
+def test_killing_the_runner_ends_the_confined(server: Server, marker: str, tmp_path: Path) -> None:
+    if CONFINED.level is not Level.NAMESPACES:
+        pytest.skip(CONFINED.reason)
+    argv = ["/bin/sh", "-c", f"(setsid sleep {marker} &); sleep {marker}"]
+    process = CONFINED.process(Box(argv, Path("/"), {"PATH": "/usr/bin:/bin"}, tmp_path / "log"))
+    server.send(job(process))
+    until(lambda: bool(alive(f"sleep {marker}")))
+    server.process.kill()
+    until(lambda: not alive(f"sleep {marker}"))
+
+
+def test_cancel_then_serve_on(server: Server, box_of: Any) -> None:
+    server.send(job(box_of("sleep 30")))
+    time.sleep(0.3)
+    assert server.process.stdin is not None
+    server.process.stdin.write("\n")
+    server.process.stdin.flush()
+    assert server.answer()["steps"][0]["outcome"] == "cancelled"
+    assert server.run(job(box_of("true")))["steps"][0]["outcome"] == "ok"
+
+
+def until(condition: Any, seconds: float = 10) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "did not happen in time"
+        time.sleep(0.02)
