@@ -228,9 +228,13 @@ class Store:
         """Commit ``changes`` (path to mode and bytes, None deletes) on top of ``parent``."""
         return self._import(ref, message, [parent], changes)
 
-    def append(self, ref: str, last: str | None, other: str, message: str) -> str:
+    def begin_log(self, ref: str, message: str) -> str:
+        """Start a log of commits with an entry that has no parent and no files."""
+        return self._import(ref, message, [], {})
+
+    def append(self, ref: str, last: str, other: str, message: str) -> str:
         """Add an entry to a log of commits: first parent the last entry, second ``other``."""
-        return self._import(ref, message, [last, other] if last else [other], {})
+        return self._import(ref, message, [last, other], {})
 
     def _import(
         self,
@@ -246,8 +250,8 @@ class Store:
             b"feature done\n",
             f"commit {ref}\nmark :1\ncommitter {stamp}\n".encode(),
             b"data %d\n%s\n" % (len(text), text),
-            f"from {parents[0]}\n".encode(),
         ]
+        stream += [f"from {parent}\n".encode() for parent in parents[:1]]
         stream += [f"merge {other}\n".encode() for other in parents[1:]]
         for path, change in changes.items():
             name = b'"' + os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'

@@ -54,6 +54,8 @@ class Run:
         self.store.adopt(self.places.repository, base)
         if edits:
             base = self.store.seal(base, edits, "Uncommitted changes", self.candidate_ref)
+        begun = f"run {self.tag}\n\n{json.dumps(config.snapshot(contract))}\n"
+        self.view.log_head = self.store.begin_log(self._log_ref, begun)
         self.append(
             "run_started",
             tag=self.tag,
@@ -85,7 +87,9 @@ class Run:
         """Make the log of decisions and the branch follow from the journal again."""
         ref = self._log_ref
         head = self.store.resolve(ref)
-        logged = len(self.store.history(ref)) if head else 0
+        if head is None:
+            raise StoreError(f"{self.store.path} lost {ref}", fix="restore it from a copy")
+        logged = len(self.store.history(ref)) - 1
         if logged > len(self.view.decided):
             raise StoreError(
                 f"{self.store.path} holds {logged} decisions, the journal only"

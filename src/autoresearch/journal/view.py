@@ -302,9 +302,6 @@ class RunView:
         gain = decision.gain or 0.0
         self.credit_used = 0.0 if gain > 0 else self.credit_used - gain
 
-    def _on_logged(self, event: Event, body: dict[str, Any]) -> None:
-        self.log_head = body["head"]
-
     def _on_delivered(self, event: Event, body: dict[str, Any]) -> None:
         self.branch = body["branch"]
         self.delivered[body["branch"]] = body["commit"]
