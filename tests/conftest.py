@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.errors import StoreError
 from autoresearch.journal import Journal
 from autoresearch.journal.view import Experiment, RunView
 from autoresearch.run import FOLDER, tags
@@ -95,6 +96,20 @@ class Toy:
             self.command(*argv), cwd=self.root, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+
+    def saw(self, condition: Callable[[RunView], object]) -> Callable[[], object]:
+        """Whether the run has begun and its view fulfils a condition; to wait for."""
+
+        def check() -> object:
+            return self._begun() and condition(self.view())
+
+        return check
+
+    def _begun(self) -> bool:
+        try:
+            return bool(tags(self.root)) and bool(self.view().started)
+        except StoreError:
+            return False
 
     @property
     def run_folder(self) -> Path:
