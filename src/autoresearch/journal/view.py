@@ -16,6 +16,7 @@ from ..types import Decision, Json, Kind, Level, Outcome, Sample, Status, Usage
 from . import Event
 
 RECENT_CONFIRMATIONS = 20
+REFERENCES_KEPT = 24
 
 
 class Role(StrEnum):
@@ -116,7 +117,7 @@ class RunView:
         self.engine_started = ""
         self.tokens = 0
         self.cost_usd = 0.0
-        self.references: list[tuple[float, int]] = []
+        self.references: list[tuple[float, int, bool]] = []
         self.closed_noise = Noise()
         self.credit_used = 0.0
         self.confirmations: list[bool] = []
@@ -142,15 +143,15 @@ class RunView:
 
     @property
     def noise(self) -> Noise:
-        values = [value for value, _ in self.references]
+        values = [value for value, _, _ in self.references]
         return self.closed_noise.add(values) if len(values) > 1 else self.closed_noise
 
     def standing(self) -> Standing:
         """What the run knew before the experiment in flight."""
         now = len(self.decided)
-        values = {value for value, _ in self.references}
+        values = {value for value, _, _ in self.references}
         return Standing(
-            incumbent=tuple(Reference(value, now - then) for value, then in self.references),
+            incumbent=tuple(Reference(v, now - then, kept) for v, then, kept in self.references),
             noise=self.noise,
             credit_used=self.credit_used,
             recent_confirmations=(sum(self.confirmations), len(self.confirmations)),
@@ -278,7 +279,8 @@ class RunView:
         if experiment.fingerprint:
             self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
         now = len(self.decided)
-        self.references += [(value, now) for value in experiment.values(Role.INCUMBENT)]
+        self.references += [(value, now, False) for value in experiment.values(Role.INCUMBENT)]
+        del self.references[:-REFERENCES_KEPT]
         fresh = experiment.values(Role.FRESH)
         if fresh and experiment.kind is not Kind.BASELINE:
             self.confirmations.append(decision.status is Status.KEEP)
@@ -290,14 +292,15 @@ class RunView:
 
     def _crown(self, experiment: Experiment, decision: Decision) -> None:
         if len(self.references) > 1:
-            self.closed_noise = self.closed_noise.add([value for value, _ in self.references])
+            self.closed_noise = self.closed_noise.add([value for value, _, _ in self.references])
         values = (
             experiment.values(Role.BASELINE)
             or experiment.values(Role.FRESH)
             or experiment.values(Role.SCREEN)
         )
         now = len(self.decided)
-        self.references = [(value, now) for value in values]
+        selected = experiment.kind is not Kind.BASELINE
+        self.references = [(value, now, selected) for value in values]
         self.kept.append(experiment)
         gain = decision.gain or 0.0
         self.credit_used = 0.0 if gain > 0 else self.credit_used - gain
