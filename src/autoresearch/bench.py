@@ -610,7 +610,7 @@ def _json_metric(text: str, name: str) -> float:
         value = json.loads(lines[-1])[name] if lines else None
     except (ValueError, TypeError, KeyError):
         value = None
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"no {name} was printed")
     return float(value)
 

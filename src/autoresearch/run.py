@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from . import config, git
 from .bench import Places
@@ -26,7 +27,7 @@ from .journal.view import Experiment, Role, RunView, sample_body
 from .types import Contract, Decision, Json, Plan, Sample, Status
 
 FOLDER = ".autoresearch"
-Listener = Callable[[Event, RunView], None]
+Listener: TypeAlias = Callable[[Event, RunView], None]
 
 
 class Run:
@@ -185,6 +186,7 @@ class Run:
         title = f"#{experiment.number} {decision.status.value}"
         message = f"{title}\n\n{json.dumps(entry)}\n"
         other = experiment.commit or experiment.parent or self.view.base
+        assert self.view.log_head is not None
         self.view.log_head = self.store.append(self._log_ref, self.view.log_head, other, message)
 
     def _deliver(self) -> None:

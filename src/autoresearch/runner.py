@@ -24,6 +24,8 @@ Processor time is the larger of two accounts: what the kernel reported for every
 ever seen while sampling the tree.
 """
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -33,6 +35,13 @@ import signal
 import stat
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    Fields = dict[str, Any]
 
 TICK_S = 0.05
 FIRST_TICK_S = 0.01
@@ -50,14 +59,14 @@ class CancelledError(Exception):
 class Log:
     """A file that keeps the head and the tail of what a process prints, at most ``cap`` bytes."""
 
-    def __init__(self, path, cap):
+    def __init__(self, path: str, cap: int) -> None:
         self.path = path
         self.half = cap // 2
         self.head = open(path, "wb")  # noqa: SIM115
         self.tail = bytearray()
         self.total = 0
 
-    def write(self, data):
+    def write(self, data: bytes) -> None:
         room = max(0, self.half - self.total)
         if room:
             self.head.write(data[:room])
@@ -66,7 +75,7 @@ class Log:
         if len(self.tail) > 2 * self.half:
             del self.tail[: -self.half]
 
-    def close(self):
+    def close(self) -> None:
         kept = bytes(self.tail[-self.half :])
         lost = self.total - min(self.total, self.half) - len(kept)
         if lost > 0:
@@ -78,11 +87,11 @@ class Log:
 class Tree:
     """The processes below us, by sampling /proc: how many, how much memory, how much time."""
 
-    def __init__(self):
-        self.ticks = {}
+    def __init__(self) -> None:
+        self.ticks: dict[tuple[int, bytes], int] = {}
         self.peak_rss_bytes = 0
 
-    def sample(self):
+    def sample(self) -> tuple[int, int]:
         """Return (processes, resident bytes) now, and remember everybody's processor time."""
         count = rss = 0
         for pid in descendants(os.getpid()):
@@ -95,11 +104,11 @@ class Tree:
         self.peak_rss_bytes = max(self.peak_rss_bytes, rss)
         return count, rss
 
-    def cpu_s(self):
+    def cpu_s(self) -> float:
         return sum(self.ticks.values()) / CLOCK_TICK
 
 
-def stat_fields(pid):
+def stat_fields(pid: int) -> list[bytes] | None:
     """Fields of /proc/PID/stat after the command name, or None when it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
@@ -108,8 +117,8 @@ def stat_fields(pid):
         return None
 
 
-def children(pid):
-    found = []
+def children(pid: int) -> list[int]:
+    found: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
@@ -119,8 +128,9 @@ def children(pid):
     return found
 
 
-def descendants(pid):
-    found, queue = [], children(pid)
+def descendants(pid: int) -> list[int]:
+    found: list[int] = []
+    queue = children(pid)
     while queue:
         child = queue.pop()
         found.append(child)
@@ -128,7 +138,7 @@ def descendants(pid):
     return found
 
 
-def cpu_below(pid):
+def cpu_below(pid: int) -> float:
     """Processor seconds of the processes below and including ``pid``, those reaped included."""
     total = 0
     for each in [pid, *descendants(pid)]:
@@ -138,7 +148,7 @@ def cpu_below(pid):
     return total / CLOCK_TICK
 
 
-def become_subreaper():
+def become_subreaper() -> None:
     """Orphans of the tree are reparented to us; a no-op where the system has no such thing."""
     if sys.platform != "linux":
         return
@@ -147,7 +157,7 @@ def become_subreaper():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def disk_used(paths):
+def disk_used(paths: Iterable[str]) -> int:
     """Bytes allocated below ``paths``; never follows links."""
     total, queue = 0, list(paths)
     while queue:
@@ -162,7 +172,7 @@ def disk_used(paths):
     return total
 
 
-def only_data(directory):
+def only_data(directory: str) -> None:
     """Remove everything from a directory of artefacts that is not a plain file of one name."""
     for root, folders, files in os.walk(directory, topdown=False):
         for name in [*folders, *files]:
@@ -174,7 +184,7 @@ def only_data(directory):
                 os.unlink(path)
 
 
-def start(process, job, out, pipes=()):
+def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int]] = ()) -> int:
     """Fork and execute one process in a session of its own; ``pipes`` are (fd there, fd here)."""
     stdin = os.open(process.get("stdin") or os.devnull, os.O_RDONLY)
     pid = os.fork()
@@ -207,7 +217,7 @@ def start(process, job, out, pipes=()):
     os._exit(127)
 
 
-def limit(which, value):
+def limit(which: int, value: int) -> None:
     _, hard = resource.getrlimit(which)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, value))
@@ -216,22 +226,23 @@ def limit(which, value):
 class Step:
     """One step while it runs: its processes, their logs, and what they have used."""
 
-    def __init__(self, step, job):
+    def __init__(self, step: Fields, job: Fields) -> None:
         self.step = step
         self.job = job
         self.began = time.monotonic()
-        self.logs = []
-        self.readers = {}
-        self.started = []
-        self.exits = {}
+        self.wall_s = 0.0
+        self.logs: list[Log] = []
+        self.readers: dict[int, Log] = {}
+        self.started: list[int] = []
+        self.exits: dict[int, int] = {}
         self.cpu_s = 0.0
         self.largest_rss_bytes = 0
         self.tree = Tree()
 
-    def launch(self):
+    def launch(self) -> None:
         """Start the process, or scorer and answerer with the two pipes between them."""
-        pipes = [((), ())]
-        held = ()
+        pipes: list[tuple[Sequence[tuple[int, int]], Sequence[int]]] = [((), ())]
+        held: Sequence[int] = ()
         if len(self.step["processes"]) == 2:
             ask_read, ask_write = os.pipe()
             answer_read, answer_write = os.pipe()
@@ -254,7 +265,7 @@ class Step:
             for fd in held:
                 os.close(fd)
 
-    def watch(self, leash):
+    def watch(self, leash: int | None) -> tuple[str, str]:
         """Read output and hold limits until the first process ends; (outcome, detail)."""
         deadline = self.began + self.step["deadline_s"]
         tick, next_sample, next_disk = FIRST_TICK_S, 0.0, self.began + DISK_TICK_S
@@ -285,7 +296,7 @@ class Step:
                 if disk_used(self.step.get("writable", ())) > self.job["disk_bytes"]:
                     return "disk", f"wrote more than {self.job['disk_bytes'] >> 20} MiB"
 
-    def over_limit(self):
+    def over_limit(self) -> tuple[str, str] | None:
         """The limit that the tree breaks now as (outcome, detail), or None."""
         job = self.job
         count, rss = self.tree.sample()
@@ -300,7 +311,7 @@ class Step:
                 return "cpu", f"used more than {process['cpu_s']:g} s of processor time"
         return None
 
-    def reap(self):
+    def reap(self) -> bool:
         """Collect every child that has ended, and what it used; False when none is left."""
         while True:
             try:
@@ -314,7 +325,7 @@ class Step:
             scale = 1 if sys.platform == "darwin" else 1024
             self.largest_rss_bytes = max(self.largest_rss_bytes, usage.ru_maxrss * scale)
 
-    def end(self):
+    def end(self) -> None:
         """SIGKILL everything below us until nothing is left, then close the logs."""
         give_up = time.monotonic() + 10
         clean = True
@@ -335,7 +346,7 @@ class Step:
         if not clean:
             raise RuntimeError(f"a process of step {self.step['name']} survived SIGKILL")
 
-    def usage(self):
+    def usage(self) -> Fields:
         return {
             "wall_s": round(self.wall_s, 4),
             "cpu_s": round(max(self.cpu_s, self.tree.cpu_s()), 4),
@@ -343,7 +354,7 @@ class Step:
         }
 
 
-def run_step(step, job, leash):
+def run_step(step: Fields, job: Fields, leash: int | None) -> Fields:
     """Run one step to its end or its limits; returns its entry of the result."""
     running = Step(step, job)
     try:
@@ -369,14 +380,14 @@ def run_step(step, job, leash):
     }
 
 
-def copy(fd, log):
+def copy(fd: int, log: Log) -> bool:
     """Move what is readable from a pipe to its log; False at the end of the pipe."""
     data = os.read(fd, CHUNK)
     log.write(data)
     return bool(data)
 
 
-def drain(readers):
+def drain(readers: dict[int, Log]) -> None:
     """Read what is left in the pipes of dead processes."""
     for fd, log in readers.items():
         while select.select([fd], [], [], 0)[0] and copy(fd, log):
@@ -384,7 +395,7 @@ def drain(readers):
         os.close(fd)
 
 
-def describe_exit(code):
+def describe_exit(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -393,7 +404,7 @@ def describe_exit(code):
         return f"killed by signal {-code}"
 
 
-def run_job(job, leash):
+def run_job(job: Fields, leash: int | None) -> Fields:
     """Run a job's steps in order until one does not end well, and write its result."""
     steps = []
     for step in job["steps"]:
@@ -410,7 +421,7 @@ def run_job(job, leash):
     return result
 
 
-def serve():
+def serve() -> None:
     """Run jobs from stdin until it closes; a line while a job runs cancels it."""
     buffer = b""
     while True:
@@ -429,7 +440,7 @@ def serve():
             os.write(1, json.dumps(answer).encode() + b"\n")
 
 
-def main():
+def main() -> int:
     become_subreaper()
     if len(sys.argv) == 1:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -25,7 +25,8 @@ from ..run import FOLDER, Run, new_tag
 from ..scope import Scope
 from ..types import AgentChoice, Contract, Level
 from . import task
-from .live import closing_summary, watch
+from .live import watch
+from .words import summary
 
 DETACH_S = 20.0
 
@@ -118,7 +119,7 @@ def start(contract: Contract, begin: Begin) -> int:
             held.listeners.append(listener)
             end = drive(Engine(held, contract, box))
             held.listeners.remove(listener)
-        click.echo(closing_summary(contract, held.view, held.places.run))
+        click.echo(summary(contract, held.view, held.places.run))
         for warning in held.warnings:
             click.echo(f"note: {warning}")
         click.echo(f"ended: {end.reason}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -140,7 +141,7 @@ def _measure(contract: Contract, begin: Begin, request: dict[str, Json]) -> RunV
     with hold(contract, begin) as held:
         log = held.places.run / "engine.log"
         held.append("ticket", **request)
-        with watch(contract, held.view, stream=click.get_text_stream("stderr"), log=log) as listen:
+        with watch(contract, held.view, stream=sys.stderr, log=log) as listen:
             held.listeners.append(listen)
             end = drive(Engine(held, contract, box), ticket=ticket)
             held.listeners.remove(listen)

@@ -104,6 +104,7 @@ class RunView:
         self.delivered: dict[str, str] = {}
         self.branch = ""
         self.setup: dict[str, Json] | None = None
+        self.setup_running = False
         self.exhausted = False
         self.device_s = 0.0
         self.tickets: dict[str, dict[str, Any]] = {}
@@ -209,6 +210,10 @@ class RunView:
 
     def _on_setup_done(self, event: Event, body: dict[str, Any]) -> None:
         self.setup = body
+        self.setup_running = False
+
+    def _on_setup_started(self, event: Event, body: dict[str, Any]) -> None:
+        self.setup_running = True
 
     def _on_ticket(self, event: Event, body: dict[str, Any]) -> None:
         self.tickets[body["ticket"]] = body

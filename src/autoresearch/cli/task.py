@@ -1,0 +1,53 @@
+"""Finding the task and its runs from where the person stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import config
+from ..errors import UserError
+from ..journal import Journal
+from ..journal.view import RunView
+from ..run import FOLDER, tags
+
+
+def contract_path(start: Path) -> Path:
+    """The contract of the task that ``start`` is in.
+
+    Raises:
+        UserError: there is none here or above.
+    """
+    start = start.absolute()
+    for folder in (start, *start.parents):
+        if (folder / config.NAME).is_file():
+            return folder / config.NAME
+    raise UserError(f"no {config.NAME} in {start} or above it", fix="autoresearch init writes one")
+
+
+def latest_tag(root: Path) -> str | None:
+    """The run that was begun last, if any."""
+    found = tags(root)
+    return found[-1] if found else None
+
+
+def existing_tag(root: Path, wanted: str | None) -> str:
+    """``wanted`` if there is such a run, or the latest.
+
+    Raises:
+        UserError: no run yet, or none of that name.
+    """
+    found = tags(root)
+    if not found:
+        raise UserError(f"no run of {root} yet", fix="autoresearch run starts one")
+    if wanted is not None and wanted not in found:
+        raise UserError(f"no run {wanted!r}", fix=f"there are: {', '.join(found)}")
+    return wanted or found[-1]
+
+
+def read_view(root: Path, tag: str) -> RunView:
+    """What a run is at this moment, read without disturbing its engine."""
+    journal = Journal(root / FOLDER / tag / "journal.db", read_only=True)
+    try:
+        return RunView(journal.events())
+    finally:
+        journal.close()

@@ -1,0 +1,282 @@
+"""``status``, ``log`` and ``show``: a run read from its journal, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import config, limits
+from ..bench import read_text
+from ..errors import UserError
+from ..git import Store
+from ..journal.tsv import clean
+from ..journal.view import Experiment, RunView, seconds_between
+from ..run import FOLDER, held_by_engine
+from ..types import Contract, Json, Status
+from . import task, words
+
+LOG_LINES = 20
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that every reading command has."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")(command)
+    command = click.option("--tag", help="Name of the run (default: the latest).")(command)
+    path = click.Path(path_type=Path, exists=True)
+    return click.option("--dir", "folder", type=path, default=Path())(command)
+
+
+def _read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
+    """The run's own contract, its state and its directory."""
+    path = task.contract_path(folder)
+    tag = task.existing_tag(path.parent, tag)
+    view = task.read_view(path.parent, tag)
+    contract = config.from_snapshot(view.contract, path) if view.contract else config.load(path)
+    return contract, view, path.parent / FOLDER / tag
+
+
+@click.command()
+@_options
+def status(folder: Path, tag: str | None, as_json: bool) -> None:
+    """Say where a run stands."""
+    contract, view, run = _read(folder, tag)
+    found = status_json(contract, view, run)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    reason = f" ({found['reason']})" if found["reason"] else ""
+    click.echo(f"run          {view.tag}, {found['state']}{reason}")
+    if found["state"] == "running":
+        click.echo(f"phase        {words.phase(view)}")
+    click.echo(f"level        {view.level.value}")
+    for name, each in limits_json(contract, view).items():
+        assert isinstance(each, dict)
+        if each["max"] is not None:
+            click.echo(f"limit        {name} {each['used']:.3g} of {each['max']:g}")
+    click.echo(words.summary(contract, view, run).lstrip("\n"))
+
+
+def status_json(contract: Contract, view: RunView, run: Path) -> dict[str, Json]:
+    """The object of ``status --json``."""
+    best, baseline = view.incumbent, view.experiments.get(0)
+    state, reason = _state(view, run)
+    incumbent: Json = None
+    if best is not None and best.decision is not None:
+        made = best.decision
+        incumbent = {
+            "experiment": best.number, "commit": best.commit, "value": made.value,
+            "low": made.low, "high": made.high,
+        }  # fmt: skip
+    return {
+        "version": 1,
+        "tag": view.tag,
+        "state": state,
+        "reason": reason,
+        "level": view.level.value,
+        "phase": words.phase(view),
+        "incumbent": incumbent,
+        "baseline": {"value": baseline.decision.value}
+        if baseline is not None and baseline.decision is not None
+        else None,
+        "counts": {each.value: count for each, count in view.counts.items()},
+        "limits": limits_json(contract, view),
+        "branch": view.branch,
+        "results_tsv": str(run / "results.tsv"),
+    }
+
+
+def limits_json(contract: Contract, view: RunView) -> dict[str, Json]:
+    """What is used of each limit, and how much there is."""
+    running_s = 0.0 if view.ended else seconds_between(view.engine_started, view.last_at)
+    return {
+        name: {"used": amount, "max": getattr(contract.limits, name)}
+        for name, amount in limits.used(view, view.active_s + running_s).items()
+    }
+
+
+def _state(view: RunView, run: Path) -> tuple[str, str | None]:
+    if held_by_engine(run):
+        return ("paused", view.paused) if view.paused else ("running", None)
+    if view.ended and view.end_reason.startswith(("limit", "target", "the agent has nothing")):
+        return "done", view.end_reason
+    return "stopped", view.end_reason or "the engine was killed; autoresearch run continues"
+
+
+@click.command()
+@_options
+@click.option("--limit", type=click.IntRange(1), help="Only the last N rows.")
+def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None:
+    """List the experiments of a run, newest last."""
+    contract, view, _ = _read(folder, tag)
+    rows = view.decided[-limit:] if limit else view.decided
+    if as_json:
+        body = [row_json(contract, each) for each in rows]
+        click.echo(json.dumps({"version": 1, "rows": body}))
+        return
+    table = Table(box=None, pad_edge=False)
+    score = contract.metric.name + words.marks(contract)
+    for name in ("#", "commit", score, "change", "status", "GiB"):
+        justify: Any = "left" if name in ("commit", "status") else "right"
+        table.add_column(name, justify=justify, no_wrap=True)
+    table.add_column("description", overflow="fold")
+    for each in rows:
+        assert each.decision is not None
+        said = words.description(each, 120) + (" (open)" if each.open else "")
+        table.add_row(
+            str(each.number), each.commit[:7] or "-", words.number(each.decision.value),
+            words.change(contract, each), each.decision.status.value, f"{each.memory_gb:.1f}",
+            Text(said), style=words.STYLES[each.decision.status],
+        )  # fmt: skip
+    Console(soft_wrap=False).print(table)
+
+
+def row_json(contract: Contract, experiment: Experiment) -> dict[str, Json]:
+    """One experiment as a row of ``log --json``."""
+    made = experiment.decision
+    return {
+        "experiment": experiment.number,
+        "commit": experiment.commit or None,
+        "parent": experiment.parent or None,
+        "value": made.value if made else None,
+        "low": made.low if made else None,
+        "high": made.high if made else None,
+        "samples": len(experiment.own),
+        "memory_gb": experiment.memory_gb,
+        "status": made.status.value if made else None,
+        "reason": made.reason if made else None,
+        "description": words.description(experiment, 200),
+        "kind": experiment.kind.value,
+        "agent": experiment.agent,
+        "cost_usd": experiment.cost_usd,
+        "tokens": experiment.tokens,
+        "started": experiment.started,
+        "decided": experiment.decided or None,
+        "self_reported": contract.metric.self_reported,
+        "open": experiment.open,
+    }
+
+
+@click.command()
+@click.argument("number", type=int)
+@_options
+@click.option("--diff", is_flag=True, help="Only the change, as a patch.")
+@click.option("--log", "only_log", is_flag=True, help="Only the log of its last sample.")
+def show(
+    number: int, folder: Path, tag: str | None, as_json: bool, diff: bool, only_log: bool
+) -> None:
+    """Show one experiment: the idea, its samples, the decision and the change."""
+    contract, view, run = _read(folder, tag)
+    experiment = view.experiments.get(number)
+    if experiment is None:
+        last = max(view.experiments, default=None)
+        raise UserError(
+            f"run {view.tag} has no experiment {number}",
+            fix="there is none yet" if last is None else f"choose one from 0 to {last}",
+        )
+    patch = _patch(experiment, run)
+    tail = _log_tail(experiment, run)
+    if as_json:
+        click.echo(json.dumps(_show_json(contract, experiment, patch, tail)))
+    elif diff:
+        click.echo(_printable(patch), nl=False)
+    elif only_log:
+        click.echo(_printable(_log(experiment, run)), nl=False)
+    else:
+        _print(contract, experiment, patch, tail, run)
+
+
+def _show_json(
+    contract: Contract, experiment: Experiment, patch: str, tail: str
+) -> dict[str, Json]:
+    samples: list[Json] = [
+        {
+            "seed": each.sample.seed, "value": each.sample.value,
+            "wall_s": each.sample.usage.wall_s, "cpu_s": each.sample.usage.cpu_s,
+            "level": each.sample.level.value, "node": each.sample.node,
+            "void": each.sample.outcome.value == "void", "role": each.role.value,
+        }
+        for each in experiment.taken
+    ]  # fmt: skip
+    return {
+        "version": 1, **row_json(contract, experiment), "samples": samples,
+        "hypothesis": experiment.hypothesis or None, "expected": experiment.expected or None,
+        "diff": patch, "log_tail": tail,
+    }  # fmt: skip
+
+
+def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, run: Path) -> None:
+    made = experiment.decision
+    console = Console(highlight=False)
+    title = Text(f"#{experiment.number} {words.description(experiment, 200)}", "bold")
+    console.print(title + words.marks(contract, experiment))
+    if made is not None:
+        verdict = Text(made.status.value, words.STYLES[made.status])
+        console.print(verdict + Text(f": {clean(made.reason, 400)}", ""))
+    else:
+        console.print("not decided yet")
+    for name, value in (
+        ("hypothesis", experiment.hypothesis), ("expected", experiment.expected),
+        ("commit", experiment.commit), ("parent", experiment.parent), ("agent", experiment.agent),
+        ("code", f"{experiment.tokens_added:+d} tokens" if experiment.commit else ""),
+        ("dropped", ", ".join(experiment.dropped)),
+        ("files", str(run / "experiments" / str(experiment.number))),
+    ):  # fmt: skip
+        if value:
+            console.print(Text(f"{name:11} {clean(value, 300)}"), soft_wrap=True)
+    if experiment.taken:
+        console.print(_samples(contract, experiment))
+    if made is not None and made.status in (Status.CRASH, Status.TIMEOUT) and tail:
+        console.print(Text("\nlast lines of its log", "bold"))
+        console.print(Text(_printable(tail)), soft_wrap=True)
+    if patch:
+        console.print()
+        for each in _printable(patch).splitlines():
+            color = {"+": "green", "-": "red", "@": "cyan"}.get(each[:1], "")
+            console.print(Text(each, color), soft_wrap=True)
+
+
+def _samples(contract: Contract, experiment: Experiment) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("sample", "for", "seed", contract.metric.name, "wall s", "cpu s", "GiB"):
+        table.add_column(name, justify="left" if name == "for" else "right", no_wrap=True)
+    table.add_column("outcome", overflow="fold")
+    for each in experiment.taken:
+        sample = each.sample
+        said = sample.outcome.value + (f": {clean(sample.reason, 200)}" if sample.reason else "")
+        table.add_row(
+            str(each.k), each.role.value, str(sample.seed), words.number(sample.value),
+            f"{sample.usage.wall_s:.2f}", f"{sample.usage.cpu_s:.2f}", f"{sample.memory_gb:.2f}",
+            Text(said),
+        )  # fmt: skip
+    return table
+
+
+def _patch(experiment: Experiment, run: Path) -> str:
+    if not experiment.commit or experiment.number == 0:
+        return ""
+    return Store(run / "store.git").diff(experiment.parent, experiment.commit)
+
+
+def _log(experiment: Experiment, run: Path) -> str:
+    if not experiment.attempts:
+        return ""
+    folder = run / "experiments" / str(experiment.number) / "samples"
+    return read_text(folder / str(experiment.attempts - 1) / "run.log")
+
+
+def _log_tail(experiment: Experiment, run: Path) -> str:
+    return "\n".join(_log(experiment, run).splitlines()[-LOG_LINES:])
+
+
+def _printable(text: str) -> str:
+    """Text of untrusted code without what a terminal would act on."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )

@@ -1,0 +1,138 @@
+"""How values, experiments and phases are said to people; one wording for table, log and summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..decide import FRESH_MOST
+from ..journal.tsv import clean
+from ..journal.view import Experiment, Role, RunView
+from ..types import Contract, Status
+
+STYLES = {
+    Status.KEEP: "green",
+    Status.DISCARD: "bright_black",
+    Status.CRASH: "red",
+    Status.TIMEOUT: "red",
+    Status.REJECTED: "yellow",
+    Status.VOID: "yellow",
+}
+
+
+def number(value: float | None) -> str:
+    """A value with five significant digits, or a dash."""
+    return "-" if value is None else f"{value:.5g}"
+
+
+def change(contract: Contract, experiment: Experiment) -> str:
+    """The difference to the incumbent of that time, signed as the metric moves."""
+    decision = experiment.decision
+    if decision is None or decision.value is None or experiment.was is None:
+        return ""
+    return f"{decision.value - experiment.was:+.3g}"
+
+
+def description(experiment: Experiment, length: int = 80) -> str:
+    """What an experiment tried, as one clean line."""
+    return clean(experiment.description, length) or experiment.kind.value
+
+
+def marks(contract: Contract, experiment: Experiment | None = None) -> str:
+    """What a reader must know about how a score came to be."""
+    found = []
+    if contract.metric.self_reported:
+        found.append("self-reported")
+    if experiment is not None and experiment.open:
+        found.append("open")
+    return f" ({', '.join(found)})" if found else ""
+
+
+def phase(view: RunView) -> str:
+    """What the engine is doing, in words."""
+    if view.paused:
+        return f"paused: {clean(view.paused, 120)}"
+    if view.ended:
+        return f"ended: {view.end_reason}"
+    experiment = view.unfinished
+    if experiment is None:
+        return "setting up" if view.setup_running else "starting"
+    name = f"#{experiment.number}"
+    flight = experiment.in_flight
+    if flight is None:
+        if not experiment.commit:
+            return f"{experiment.agent or 'agent'} proposes {name}"
+        return f"checking {name}"
+    role = Role(str(flight["role"]))
+    if role is Role.BASELINE:
+        taken = len(experiment.values(Role.BASELINE)) + 1
+        return f"measuring the baseline, sample {taken}"
+    if role is Role.SCREEN:
+        return f"measuring {name}"
+    if role is Role.INCUMBENT:
+        return f"measuring the incumbent again, for {name}"
+    taken = len(experiment.values(Role.FRESH)) + 1
+    return f"confirming {name}, fresh sample {taken} of up to {FRESH_MOST}"
+
+
+def line(contract: Contract, experiment: Experiment) -> str:
+    """One decided experiment as one line."""
+    decision = experiment.decision
+    assert decision is not None
+    said = f"#{experiment.number} {decision.status.value:8}"
+    if decision.value is not None:
+        said += f" {number(decision.value)}"
+        if moved := change(contract, experiment):
+            said += f" ({moved})"
+    said += f"  {description(experiment)}"
+    if decision.status not in (Status.KEEP, Status.DISCARD):
+        said += f": {clean(decision.reason, 120)}"
+    return said
+
+
+def summary(contract: Contract, view: RunView, run: Path) -> str:
+    """What a run has achieved: baseline, best, gain with its interval, and where it is."""
+    metric = contract.metric
+    baseline, best = view.experiments.get(0), view.incumbent
+    if baseline is None or baseline.decision is None or best is None or best.decision is None:
+        return "nothing was measured yet"
+    counts = [f"{n} {status.value}" for status, n in view.counts.items() if n]
+    lines = [
+        "",
+        f"{metric.name}, {metric.direction} is better{marks(contract, best)}",
+        f"  baseline     {_interval(baseline)}",
+    ]
+    if best.number == 0:
+        lines.append("  best         the baseline: nothing better was found yet")
+    else:
+        lines.append(f"  best         {_interval(best)}  by #{best.number}")
+        lines.append(f"  gain         {_gain(contract, baseline, best)}")
+    lines.append(f"  experiments  {max(0, len(view.decided) - 1)}: {', '.join(counts)}")
+    for kept in view.kept[1:]:
+        assert kept.decision is not None
+        lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value)}"
+                     f"  {change(contract, kept):>9}  {description(kept, 60)}")  # fmt: skip
+    if view.delivered:
+        lines.append(f"  branch       {view.branch}")
+    lines.append(f"  results      {run / 'results.tsv'}")
+    return "\n".join(lines)
+
+
+def _interval(experiment: Experiment) -> str:
+    decision = experiment.decision
+    assert decision is not None
+    said = number(decision.value)
+    if decision.low is not None and decision.high is not None and decision.low != decision.high:
+        said += f"  ({number(decision.low)} to {number(decision.high)})"
+    return said
+
+
+def _gain(contract: Contract, baseline: Experiment, best: Experiment) -> str:
+    old, new = baseline.decision, best.decision
+    assert old is not None and new is not None and old.value is not None and new.value is not None
+    gain = contract.metric.gain(new.value, old.value)
+    share = f", {100 * gain / abs(old.value):.1f} %" if old.value else ""
+    ends = (old.low, old.high, new.low, new.high)
+    if any(end is None for end in ends):
+        return f"{number(gain)}{share}"
+    half = (((old.high - old.low) / 2) ** 2 + ((new.high - new.low) / 2) ** 2) ** 0.5  # type: ignore[operator]
+    return f"{number(gain)} ± {half:.2g}{share}"
