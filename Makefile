@@ -12,7 +12,10 @@ test: .venv/.test lint
 	$(BIN)/python -m pytest -n 2
 
 endurance: .venv/.test
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow" --endurance
+	$(BIN)/python -m pytest -n 2 --endurance
+	$(BIN)/python bench/keep_rule.py --full --curve
+	$(BIN)/python bench/search.py --full
+	$(BIN)/python bench/overhead.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -198,7 +198,7 @@ def test_exact_tasks(screen: float, tokens: int, status: Status, fresh: int) -> 
 
 
 def test_the_first_disagreement_ends_exactness() -> None:
-    decision, evidence = finish(LOWER, EXACT, 9.5, [9.9, 9.6, 10.2, 9.8])
+    decision, _ = finish(LOWER, EXACT, 9.5, [9.9, 9.6, 10.2, 9.8])
     assert decision.status is Status.DISCARD
     assert "exactly" not in decision.reason
     assert not EXACT.noise.add([9.0, 9.1]).exact

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,3 +170,17 @@ def test_toolchain_never_shows_the_home_itself(tmp_path: Path) -> None:
     (venv / "bin" / "python3").symlink_to(base / "bin" / "python3.11")
     found = toolchain(f"{venv / 'bin'}:{home}:/usr/bin:relative", home)
     assert found == [venv, base]
+
+
+@needs_namespaces
+def test_sandboxes_of_a_killed_engine_are_swept(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    box = Box(["sleep", "600"], Path("/"), {"PATH": "/usr/bin"}, tmp_path / "log",
+              [Mount(scratch, Path("/out"))])  # fmt: skip
+    argv = [str(word) for word in FOUND.process(box)["argv"]]  # type: ignore[union-attr]
+    orphan = subprocess.Popen(argv, env={"PATH": "/usr/bin"})
+    time.sleep(0.3)
+    assert sandbox.sweep(tmp_path / "other") == 0
+    assert sandbox.sweep(scratch) >= 1
+    assert orphan.wait(5) != 0

@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from . import config, git
+from . import config, git, sandbox
 from .bench import Places
 from .errors import RunLockedError, StoreError, UserError
 from .git import Store
@@ -46,6 +46,7 @@ class Run:
         self.view = RunView(self.journal.events())
         self.store = Store.create(places.run / "store.git")
         self.store.clear_locks()
+        sandbox.sweep(places.scratch)
         shutil.rmtree(places.scratch, ignore_errors=True)
 
     # Beginning

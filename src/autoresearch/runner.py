@@ -27,6 +27,7 @@ ever seen while sampling the tree.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -49,6 +50,7 @@ DISK_TICK_S = 1.0
 CHUNK = 1 << 16
 PAGE = resource.getpagesize()
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -148,13 +150,17 @@ def cpu_below(pid: int) -> float:
     return total / CLOCK_TICK
 
 
-def become_subreaper() -> None:
-    """Orphans of the tree are reparented to us; a no-op where the system has no such thing."""
-    if sys.platform != "linux":
-        return
+def control_processes(option: int, value: int) -> None:
+    """Linux's prctl; a no-op where the system has no such thing."""
+    if sys.platform == "linux":
+        libc().prctl(option, value, 0, 0, 0)
+
+
+@functools.cache
+def libc() -> Any:
     import ctypes  # costs as much as the interpreter's own start
 
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    return ctypes.CDLL(None)
 
 
 def disk_used(paths: Iterable[str]) -> int:
@@ -187,11 +193,16 @@ def only_data(directory: str) -> None:
 def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int]] = ()) -> int:
     """Fork and execute one process in a session of its own; ``pipes`` are (fd there, fd here)."""
     stdin = os.open(process.get("stdin") or os.devnull, os.O_RDONLY)
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         os.close(stdin)
         return pid
     try:
+        # Armed before anything else runs: bubblewrap arms its own only later.
+        control_processes(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
         os.setsid()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -441,7 +452,8 @@ def serve() -> None:
 
 
 def main() -> int:
-    become_subreaper()
+    # Orphans of the tree come back to us, with what they used.
+    control_processes(PR_SET_CHILD_SUBREAPER, 1)
     if len(sys.argv) == 1:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

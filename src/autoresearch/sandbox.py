@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -231,6 +232,23 @@ def probe(home: Path | None = None) -> Sandbox:
     said = result.stderr.decode(errors="replace").strip().splitlines()
     why = broken.get(result.returncode) or (said[-1] if said else f"exit {result.returncode}")
     return Sandbox(Level.NONE, f"bubblewrap does not confine here: {why}", home=home)
+
+
+def sweep(scratch: Path) -> int:
+    """Kill sandboxes that a killed engine left behind: those that were given ``scratch``.
+
+    Only for the holder of the run's lock. Returns how many there were.
+    """
+    killed = 0
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+            if words[0].endswith(b"bwrap") and any(os.fsencode(scratch) in word for word in words):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+                killed += 1
+        except (OSError, IndexError):
+            continue
+    return killed
 
 
 def require(sandbox: Sandbox, *, unconfined: bool) -> Sandbox:
