@@ -86,3 +86,12 @@ def test_any_description_is_one_safe_cell(text: str) -> None:
     assert "\t" not in cell and "\n" not in cell
     assert not cell.startswith(("=", "+", "-", "@", " "))
     assert len(cell) <= tsv.DESCRIPTION_LENGTH
+
+
+def test_a_file_without_a_schema_has_no_events(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    sqlite3.connect(path).close()
+    path.touch()
+    assert list(Journal(path, read_only=True).events()) == []
+    Journal(path).append("e")
+    assert len(list(Journal(path, read_only=True).events())) == 1

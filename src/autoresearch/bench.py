@@ -422,23 +422,19 @@ class Bench:
 
     def _with_points(self, mounts: Sequence[Mount], tree: Path) -> list[Mount]:
         """Make the places inside the shown tree that other mounts go to."""
-        for mount in mounts:
-            if mount.at != self.places.repository and mount.at.is_relative_to(
-                self.places.repository
-            ):
-                point = tree / mount.at.relative_to(self.places.repository)
-                if point.exists() or point.is_symlink():
-                    continue
-                if any(
-                    other is not mount and mount.at.is_relative_to(other.at)
-                    and other.at != self.places.repository for other in mounts
-                ):  # fmt: skip
-                    continue
-                point.parent.mkdir(parents=True, exist_ok=True)
-                if mount.source.is_dir():
-                    point.mkdir()
-                else:
-                    point.touch()
+        prefix = f"{self.places.repository}{os.sep}"
+        inside = [mount for mount in mounts if str(mount.at).startswith(prefix)]
+        for mount in inside:
+            point = tree / str(mount.at)[len(prefix) :]
+            # A mount on top of another one finds its place there.
+            below = any(str(mount.at).startswith(f"{other.at}{os.sep}") for other in inside)
+            if below or point.exists() or point.is_symlink():
+                continue
+            point.parent.mkdir(parents=True, exist_ok=True)
+            if mount.source.is_dir():
+                point.mkdir()
+            else:
+                point.touch()
         return list(mounts)
 
     def _hash_data(self) -> list[tuple[str, str]]:

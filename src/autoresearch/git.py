@@ -226,7 +226,14 @@ class Store:
         ref: str,
     ) -> str:
         """Commit ``changes`` (path to mode and bytes, None deletes) on top of ``parent``."""
-        return self._import(ref, message, [parent], changes)
+        commit = self._import(ref, message, [parent], changes)
+        self._trees[commit] = dict(self.tree(parent))
+        for path, change in changes.items():
+            if change is None:
+                del self._trees[commit][path]
+            else:
+                self._trees[commit][path] = Entry(change[0], blob_oid(change[1]))
+        return commit
 
     def begin_log(self, ref: str, message: str) -> str:
         """Start a log of commits with an entry that has no parent and no files."""

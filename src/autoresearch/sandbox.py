@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from .errors import UserError
@@ -116,11 +117,10 @@ class Sandbox:
         for scratch in ("/dev/shm", "/tmp", *_private_home(self.home)):
             argv += ["--size", str(TMPFS_BYTES), "--tmpfs", scratch]
         package = Path(__file__).parent
-        seen = [Mount(root, root) for root in toolchain(box.env.get("PATH", ""), self.home)]
-        for mount in sorted([*seen, *box.mounts], key=lambda each: len(each.at.parts)):
+        for mount in sorted(box.mounts, key=lambda each: len(each.at.parts)):
             bind = "--bind" if mount.writable else "--ro-bind"
             argv += [bind, str(mount.source), str(mount.at)]
-        if any(package.is_relative_to(mount.at) for mount in seen):
+        if any(package.is_relative_to(mount.at) for mount in box.mounts):
             argv += ["--tmpfs", str(package), "--remount-ro", str(package)]
         argv += ["--remount-ro", "/dev"]
         if not box.whole_system:
@@ -137,8 +137,9 @@ def _private_home(home: Path) -> tuple[str, ...]:
     return (str(home),) if home != Path("/") and home.is_dir() else ()
 
 
-def _system_root() -> list[str]:
-    argv = []
+@cache
+def _system_root() -> tuple[str, ...]:
+    argv: list[str] = []
     for name in SYSTEM:
         path = Path(name)
         if path.is_symlink():
@@ -149,7 +150,7 @@ def _system_root() -> list[str]:
         path = Path("/etc") / name
         if path.exists():
             argv += ["--ro-bind", str(path.resolve()), str(path)]
-    return argv
+    return tuple(argv)
 
 
 def toolchain(path: str, home: Path) -> list[Path]:

@@ -358,7 +358,7 @@ def test_kill_at_random_moments_loses_nothing(toy: MakeToy, endurance: bool) -> 
         os.kill(engine.pid, signal.SIGKILL)
         engine.wait()
         until(lambda: not leftovers(task), 10)
-        if (task.run_folder / "journal.db").exists():
+        if task.saw(lambda view: view.started)():
             decided = len(task.view().decided)
             assert decided >= seen
             seen = decided

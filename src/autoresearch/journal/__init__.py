@@ -84,6 +84,8 @@ class Journal:
     def events(self, after: int = 0) -> Iterator[Event]:
         """All events with a number above ``after``, in order."""
         try:
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                return  # created and killed before its first event
             rows = self._db.execute(
                 "SELECT seq, at, kind, experiment, body FROM event WHERE seq > ? ORDER BY seq",
                 (after,),
