@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.errors import StoreError
-from autoresearch.journal import Journal, tsv
+from autoresearch.journal import SAFE_WAL, Journal, tsv
 
 
 def test_events_come_back_in_order(tmp_path: Path) -> None:
@@ -95,3 +96,23 @@ def test_a_file_without_a_schema_has_no_events(tmp_path: Path) -> None:
     assert list(Journal(path, read_only=True).events()) == []
     Journal(path).append("e")
     assert len(list(Journal(path, read_only=True).events())) == 1
+
+
+@pytest.mark.skipif(sqlite3.sqlite_version_info >= SAFE_WAL, reason="no rollback journal")
+def test_a_reader_recovers_from_a_killed_writer(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    journal.append("kept", 1)
+    # Fill a cache of one page within a transaction, so that it spills to the file, and copy both.
+    journal._db.execute("PRAGMA cache_size = 1")
+    journal._db.execute("BEGIN IMMEDIATE")
+    for i in range(300):
+        journal._db.execute(
+            "INSERT INTO event (at, kind, body) VALUES ('', 'lost', ?)", ("x" * 999,)
+        )
+        if i == 290:
+            crashed = tmp_path / "crashed"
+            shutil.copytree(tmp_path, crashed, ignore=shutil.ignore_patterns("crashed"))
+    assert (crashed / "journal.db-journal").stat().st_size > 0
+    found = list(Journal(crashed / "journal.db", read_only=True).events())
+    assert [each.kind for each in found] == ["kept"]

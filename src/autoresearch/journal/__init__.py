@@ -40,12 +40,28 @@ class Journal:
         self.path = path
         try:
             if read_only:
-                self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+                self._db = self._open_to_read()
             else:
                 self._db = sqlite3.connect(path, isolation_level=None)
                 self._prepare()
         except sqlite3.Error as error:
             raise self._damaged(error) from error
+
+    def _open_to_read(self) -> sqlite3.Connection:
+        address = f"{self.path.absolute().as_uri()}?mode=ro"
+        reader = sqlite3.connect(address, uri=True)
+        try:
+            reader.execute("PRAGMA user_version").fetchone()
+            return reader
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_READONLY"):
+                raise
+        # A killed engine left half a transaction; only a writer can roll it back.
+        reader.close()
+        writer = sqlite3.connect(self.path)
+        writer.execute("PRAGMA user_version").fetchone()
+        writer.close()
+        return sqlite3.connect(address, uri=True)
 
     def _prepare(self) -> None:
         wal = sqlite3.sqlite_version_info >= SAFE_WAL
