@@ -324,33 +324,29 @@ def _render_int(value: int, like: str) -> str:
 def _render_float(value: float, like: str) -> str:
     shortest = repr(value)
     exponent = math.floor(math.log10(abs(value))) if value else 0
-    if re.fullmatch(r"[\d._]+[eE][+-]?\d+", like.strip()):
-        if not -2 <= exponent <= 2 or "." not in shortest.rstrip("0"):
-            mantissa, _, power = f"{value:.16e}".partition("e")
-            for digits in range(17):
-                mantissa, _, power = f"{value:.{digits}e}".partition("e")
-                if float(f"{mantissa}e{power}") == value:
-                    break
-            return f"{mantissa}e{int(power)}" if value else "0.0"
-        return shortest
-    if "e" in shortest and -12 < exponent < 16:
-        fixed = f"{value:.{max(1, 18 - exponent)}f}"
-        for digits in range(1, max(2, 19 - exponent)):
-            fixed = f"{value:.{digits}f}"
-            if float(fixed) == value:
-                return fixed
+    scientific = re.fullmatch(r"[\d._]+[eE][+-]?\d+", like)
+    if scientific and value and not (-1 <= exponent <= 1):
+        precisely = (f"{value:.{digits}e}" for digits in range(17))
+        mantissa, _, power = next(t for t in precisely if float(t) == value).partition("e")
+        return f"{mantissa}e{int(power)}"
+    if "e" in shortest and not scientific and -12 < exponent < 16:
+        fixed = (f"{value:.{digits}f}" for digits in range(1, 30))
+        return next((text for text in fixed if float(text) == value), shortest)
     return shortest
 
 
 # Guessing scales
 
-ENVIRONMENT = re.compile(
-    r"SEED|BUDGET|TIMEOUT|DEADLINE|TIME|SECONDS|MINUTES|HOURS|PATH|DIR|FILE|FILENAME|URL|HOST|PORT"
-    r"|DEVICE|VERSION|DEBUG|VERBOSE|LOG|LOGGING|PRINT|EVAL|VAL|VALID|VALIDATION|TEST|REPORT"
-    r"|CHECKPOINT|SAVE|INTERVAL|EVERY|FLOPS|WORKERS|THREADS|CORES|CPUS|GPUS|OUT|OUTPUT|CACHE"
-    r"|RANK|PROFILE|DATA|NAME|TAG|PROJECT|EPSILON|EPS|SPLIT|TOKENS_TOTAL|EOT|BOS|PAD|EOS"
+# Never varied unless told to: what they set is not the candidate's to choose.
+FIXED = re.compile(
+    r"SEED|BUDGET|TIMEOUT|DEADLINE|SECONDS|MINUTES|HOURS|PATH|DIR|FILE|FILENAME|URL|HOST|PORT"
+    r"|VERSION|DEBUG|VERBOSE|LOGGING|PRINT|EVAL|VAL|VALID|VALIDATION|TEST|REPORT|CHECKPOINT|SAVE"
+    r"|INTERVAL|FLOPS|WORKERS|THREADS|CORES|CPUS|GPUS|RANK|PROFILE|TAG|PROJECT|EPSILON|EPS|SPLIT"
+    r"|EOT|BOS|PAD|EOS"
 )
-SEARCHED_ANYWAY = re.compile(r"BATCH|LR|DEPTH|DIM")
+# These, too, unless another word says that they are about the model: DEVICE_BATCH_SIZE.
+AROUND = re.compile(r"TIME|DEVICE|LOG|EVERY|OUT|OUTPUT|CACHE|DATA|NAME")
+OF_THE_MODEL = re.compile(r"BATCH|LR|DEPTH|DIM|WIDTH|SCALE|INIT")
 ZERO_TO_ONE = re.compile(
     r"RATIO|FRAC|FRACTION|PROB|PROBABILITY|DROPOUT|DROP|PCT|WARMUP|WARMDOWN|COOLDOWN|SMOOTHING"
     r"|MIX|ALPHA|PERCENTILE|QUANTILE|SPARSITY"
@@ -381,7 +377,7 @@ def dimension(constant: Constant, told: Range | None = None) -> Dimension | None
         return _told(constant, told, weight)
     if constant.choices:
         return _of_choices(constant.choices, constant.value, weight)
-    if _any(ENVIRONMENT, words) and not _any(SEARCHED_ANYWAY, words):
+    if _any(FIXED, words) or (_any(AROUND, words) and not _any(OF_THE_MODEL, words)):
         return None
     if isinstance(constant.value, bool):
         return _of_choices((False, True), constant.value, weight)
@@ -460,8 +456,7 @@ def _doubles(constant: Constant) -> bool:
         return False
     if re.fullmatch(r"2 ?\*\* ?\d+|1 ?<< ?\d+", constant.text):
         return True
-    counted = _any(COUNTS, words) and "HEADS" not in words
-    return not counted and (value >= 32 or _any(SIZES, words))
+    return not _any(COUNTS, words[-1:]) and (value >= 32 or _any(SIZES, words))
 
 
 def _ints(

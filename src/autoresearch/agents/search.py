@@ -16,7 +16,7 @@ import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import mul
+from operator import add, mul
 from pathlib import Path
 
 from ..errors import AgentError
@@ -28,9 +28,12 @@ Key = tuple[str, str]
 Vector = tuple[float, ...]
 
 MOST_AT_ONCE = 4
-ROWS = 72
+ROWS = 56
+LATEST = 32
 PATIENCE = 6
 CACHED = 2048
+SCRIPTS = 20
+SCRIPT_BYTES = 200_000
 
 # The prior, in units of what one natural step of one constant typically does.
 REACH = 2.0
@@ -38,7 +41,7 @@ TOGETHER = 3.0
 INTERACTION = 0.5
 CURVATURE = 0.12
 CRASH = 2.5
-NOISES = (0.01, 0.05, 0.2, 0.8)
+NOISES = (0.004, 0.02, 0.08, 0.32)
 OTHER_CHOICE = 1.5
 
 
@@ -55,13 +58,14 @@ class SearchAgent:
             AgentError: there is nothing to vary, or the contract names an unknown constant.
         """
         files = _files(assignment.workspace, assignment.editable)
+        others = _others(assignment.workspace, assignment.editable)
         here = Parsed.of({path: text for path, (text, _) in files.items()})
         trials = self._trials(assignment.history)
-        dimensions = _dimensions(here, trials, assignment, files)
+        dimensions = _dimensions(here, trials, assignment, others)
         rng = random.Random(f"{assignment.seed}/{assignment.number}")
         simpler = None
         if not dimensions or _time_to_simplify(assignment):
-            simpler = next(_simplifications(here, assignment, rng), None)
+            simpler = next(_simplifications(here, assignment, others, rng), None)
         if simpler is not None:
             _write(assignment.workspace, files, {simpler.path: simpler.source})
             return Proposal(simpler.description, simpler.hypothesis, kind=Kind.SIMPLIFY)
@@ -106,6 +110,7 @@ class Parsed:
     def of(cls, sources: Mapping[str, str]) -> Parsed:
         found: dict[Key, Constant] = {}
         digest = hashlib.sha256()
+        sources = {path: text.removeprefix("\ufeff") for path, text in sources.items()}
         for path in sorted(sources):
             here = consts.read(sources[path], path) if path.endswith(".py") else []
             found |= {each.key: each for each in here}
@@ -114,7 +119,8 @@ class Parsed:
                 rest.append(sources[path][at : each.start])
                 at = each.end
             text = "\0".join((path, *rest, sources[path][at:]))
-            digest.update(text.encode("utf-8", "surrogatepass"))
+            # However the journal decoded and ended its lines, it is the same code.
+            digest.update(text.replace("\r\n", "\n").encode("ascii", "ignore"))
         return cls(sources, found, digest.hexdigest(), consts.named(found.values()))
 
 
@@ -136,6 +142,19 @@ def _files(workspace: Path, editable: Sequence[str]) -> dict[str, tuple[str, str
     return found
 
 
+def _others(workspace: Path, editable: Sequence[str]) -> str:
+    """What the protected scripts beside the editable files say: they may use names of these."""
+    folders = {(workspace / path).parent for path in editable}
+    scripts = sorted(file for folder in folders for file in folder.glob("*.py"))
+    mine = {workspace / path for path in editable}
+    texts = [
+        file.read_bytes()[:SCRIPT_BYTES].decode("utf-8", "replace")
+        for file in scripts[:SCRIPTS]
+        if file not in mine and file.is_file()
+    ]
+    return "\n".join(texts)
+
+
 def _write(
     workspace: Path, files: Mapping[str, tuple[str, str]], changed: Mapping[str, str]
 ) -> None:
@@ -155,7 +174,7 @@ def _dimensions(
     here: Parsed,
     trials: Sequence[Trial],
     assignment: Assignment,
-    files: Mapping[str, tuple[str, str]],
+    others: str,
 ) -> dict[Key, Dimension]:
     """The scale of every constant to vary, guessed from the baseline so that it stays put."""
     first: Mapping[Key, Constant] = trials[0].parsed.constants if trials else {}
@@ -163,7 +182,7 @@ def _dimensions(
     found = {}
     for key, constant in here.constants.items():
         told = assignment.space.get(here.names[key], assignment.space.get(constant.name))
-        if told is None and not _used(constant.name, files):
+        if told is None and _mentions(constant.name, here, others) < 2:
             continue
         origin = first.get(key, constant)
         if type(origin.value) is not type(constant.value):
@@ -194,11 +213,13 @@ def _check_space(
         )
 
 
-def _used(name: str, files: Mapping[str, tuple[str, str]]) -> bool:
-    """Whether any editable file mentions the constant beyond its assignment."""
-    word = re.compile(rf"\b{name}\b")
-    found = sum(len(word.findall(text)) for text, _ in files.values())
-    return found > 1 or any("globals()" in text for text, _ in files.values())
+def _mentions(name: str, here: Parsed, others: str) -> int:
+    """How often the code says a name; code that looks names up may mean any of them."""
+    word = re.compile(rf"\b{re.escape(name)}\b")
+    texts = (*here.sources.values(), others)
+    if any("globals()" in text or "getattr(" in text for text in texts):
+        return 2
+    return sum(len(word.findall(text)) for text in texts)
 
 
 # Where to go
@@ -413,51 +434,91 @@ class Model:
     """An additive Gaussian process with interactions, over places in natural steps."""
 
     def __init__(self, landscape: Landscape) -> None:
-        self.axes = landscape.dimensions
+        axes = landscape.dimensions
+        self.count = len(axes)
         self.start = landscape.start
-        self.rows = landscape.rows
-        total = sum(axis.weight for axis in self.axes)
-        self.shares = [axis.weight / total * len(self.axes) for axis in self.axes]
-        self.own = self._kernel(self.start, self.start)
-        kernel = [[self._kernel(a, b) for b in self.rows[: i + 1]] for i, a in enumerate(self.rows)]
-        prior = [self._prior(row) for row in self.rows]
-        residual = [w - p for w, p in zip(landscape.worse, prior, strict=True)]
-        self.factor, self.alpha, self.white = _fit(kernel, residual)
+        self.gaps = [0.0 if axis.ordered else OTHER_CHOICE for axis in axes]
+        total = sum(axis.weight for axis in axes)
+        self.shares = [axis.weight / total * self.count for axis in axes]
+        self.own = sum(self.shares) + INTERACTION * self.count
+        # One list per constant, so that a move of a few constants costs only those.
+        rows = landscape.rows
+        self.columns = [[row[i] for row in rows] for i in range(self.count)]
+        kernel = [self._kernel(row, j + 1) for j, row in enumerate(rows)]
+        squares = [self._squares(i, at, len(rows)) for i, at in enumerate(self.start)]
+        self.near = [
+            [(share / (1 + each), each) for each in column]
+            for share, column in zip(self.shares, squares, strict=True)
+        ]
+        self.alike, self.apart = self._parts(self.start, len(rows))
+        residual = [w - self._prior(row) for w, row in zip(landscape.worse, rows, strict=True)]
+        self.factor, self.alpha = _fit(kernel, residual)
         self.crash_alpha = _solve_up(self.factor, _solve_down(self.factor, landscape.crashed))
-        here = [self._kernel(self.start, row) for row in self.rows]
+        here = self._joined(self.alike, self.apart)
         self.at_start = sum(map(mul, here, self.alpha))
         self.start_down = _solve_down(self.factor, here)
         self.start_variance = self.own - sum(map(mul, self.start_down, self.start_down))
 
     def promise(self, place: Vector) -> float:
         """Expected gain over the incumbent, less what its chance of crashing costs."""
-        near = [self._kernel(place, row) for row in self.rows]
+        near, alike = self._kernel_from_start(place)
         gain = self.at_start - self._prior(place) - sum(map(mul, near, self.alpha))
         down = _solve_down(self.factor, near)
         variance = self.own - sum(map(mul, down, down))
-        shared = self._kernel(place, self.start) - sum(map(mul, down, self.start_down))
+        shared = alike - sum(map(mul, down, self.start_down))
         spread = math.sqrt(max(1e-12, variance + self.start_variance - 2 * shared))
-        crash = min(0.95, max(0.0, sum(map(mul, near, self.crash_alpha))))
-        return (1.0 - crash) * _expected(gain, spread)
+        crash: float = min(0.95, max(0.0, sum(map(mul, near, self.crash_alpha))))
+        return (1 - crash) * _expected(gain, spread)
 
     def _prior(self, place: Vector) -> float:
         """Defaults are decent: leaving them far behind rarely helps."""
         return CURVATURE * sum(
-            (a - b) ** 2 for axis, a, b in zip(self.axes, place, self.start, strict=True)
+            (gap or a - b) ** 2
+            for gap, a, b in zip(self.gaps, place, self.start, strict=True)
+            if a != b
         )
 
-    def _kernel(self, a: Vector, b: Vector) -> float:
-        total, apart = 0.0, 0.0
-        for axis, share, x, y in zip(self.axes, self.shares, a, b, strict=True):
-            if x == y:
-                total += share
+    def _squares(self, i: int, at: float, count: int) -> list[float]:
+        """Squared distances along one constant to the first ``count`` rows, in reaches."""
+        column = self.columns[i] if count == len(self.columns[i]) else self.columns[i][:count]
+        if gap := self.gaps[i]:
+            far = (gap / REACH) ** 2
+            return [0.0 if at == each else far for each in column]
+        scale = 1 / REACH**2
+        return [(at - each) * (at - each) * scale for each in column]
+
+    def _parts(self, place: Vector, count: int) -> tuple[list[float], list[float]]:
+        """To each row: the additive likeness, and the squared distance over all constants."""
+        alike, apart = [0.0] * count, [0.0] * count
+        for i, at in enumerate(place):
+            share, squares = self.shares[i], self._squares(i, at, count)
+            alike = [a + share / (1 + s) for a, s in zip(alike, squares, strict=True)]
+            apart = list(map(add, apart, squares))
+        return alike, apart
+
+    def _joined(self, alike: list[float], apart: list[float]) -> list[float]:
+        joint = INTERACTION * self.count * TOGETHER
+        return [a + joint / (TOGETHER + s) for a, s in zip(alike, apart, strict=True)]
+
+    def _kernel(self, place: Vector, count: int) -> list[float]:
+        return self._joined(*self._parts(place, count))
+
+    def _kernel_from_start(self, place: Vector) -> tuple[list[float], float]:
+        """Likeness of a move to every row and to the start, from the constants that it moves."""
+        alike, apart = self.alike, self.apart
+        own, away = 0.0, 0.0
+        for i, (at, start) in enumerate(zip(place, self.start, strict=True)):
+            if at == start:
+                own += self.shares[i]
                 continue
-            gap = OTHER_CHOICE if axis.scale == "choice" and not axis.ordered else x - y
-            square = (gap / REACH) ** 2
-            total += share / (1 + square)
-            apart += square
-        together = len(self.axes) / (1 + apart / TOGETHER)
-        return 2.5 * (total + INTERACTION * together)
+            share = self.shares[i]
+            new, old = self._squares(i, at, len(alike)), self.near[i]
+            alike = [a + share / (1 + n) - o for a, n, (o, _) in zip(alike, new, old, strict=True)]
+            apart = [a + n - o for a, n, (_, o) in zip(apart, new, old, strict=True)]
+            square = ((self.gaps[i] or at - start) / REACH) ** 2
+            own += share / (1 + square)
+            away += square
+        return self._joined(alike, apart), own + self._joined([0.0], [away])[0]
 
 
 def _expected(gain: float, spread: float) -> float:
@@ -468,17 +529,17 @@ def _expected(gain: float, spread: float) -> float:
 
 def _fit(
     kernel: list[list[float]], target: Sequence[float]
-) -> tuple[list[list[float]], list[float], float]:
-    """Factor and weights at the noise that explains the target best."""
-    best: tuple[float, list[list[float]], list[float], float] | None = None
+) -> tuple[list[list[float]], list[float]]:
+    """Factor and weights at the noise that explains the latest rows best."""
+    first = max(0, len(target) - LATEST)
+    latest = [row[first:] for row in kernel[first:]]
+    costs = []
     for noise in NOISES:
-        factor = _cholesky(kernel, noise)
-        down = _solve_down(factor, target)
-        cost = sum(map(mul, down, down)) / 2 + sum(math.log(r[-1]) for r in factor)
-        if best is None or cost < best[0]:
-            best = cost, factor, _solve_up(factor, down), noise
-    assert best is not None
-    return best[1], best[2], best[3]
+        factor = _cholesky(latest, noise)
+        down = _solve_down(factor, target[first:])
+        costs.append(sum(map(mul, down, down)) / 2 + sum(math.log(row[-1]) for row in factor))
+    factor = _cholesky(kernel, NOISES[costs.index(min(costs))])
+    return factor, _solve_up(factor, _solve_down(factor, target))
 
 
 def _cholesky(lower: Sequence[Sequence[float]], noise: float) -> list[list[float]]:
@@ -554,7 +615,9 @@ class Simpler:
 
 
 def _time_to_simplify(assignment: Assignment) -> bool:
-    """Now and then, when tuning has not helped for a while."""
+    """When asked to, and now and then when tuning has not helped for a while."""
+    if assignment.plan.kind is Kind.SIMPLIFY:
+        return True
     decided = [p for p in assignment.history if p.status not in (Status.REJECTED, Status.VOID)]
     recent = decided[-PATIENCE:]
     return len(decided) > PATIENCE and not any(
@@ -562,37 +625,40 @@ def _time_to_simplify(assignment: Assignment) -> bool:
     )
 
 
-def _simplifications(here: Parsed, assignment: Assignment, rng: random.Random) -> Iterator[Simpler]:
+def _simplifications(
+    here: Parsed, assignment: Assignment, others: str, rng: random.Random
+) -> Iterator[Simpler]:
     """Untried removals, the safest first; each leaves a file that parses."""
     tried = {past.description for past in assignment.history}
     for path in sorted(here.sources):
         if not path.endswith(".py"):
             continue
-        options = list(_removals(path, here.sources))
+        options = list(removals(path, here, others))
         rng.shuffle(options)
         options.sort(key=lambda option: option[0])
         for _, node, what in options:
-            source = _without(here.sources[path], node)
+            source = without(here.sources[path], node)
             if what not in tried and source is not None:
                 yield Simpler(path, source, what)
 
 
-def _removals(path: str, sources: Mapping[str, str]) -> Iterator[tuple[int, ast.stmt, str]]:
+def removals(path: str, here: Parsed, others: str = "") -> Iterator[tuple[int, ast.stmt, str]]:
     """Statements that may go, with how risky that is and what to call it."""
-    tree = consts.parse(sources[path])
+    source = here.sources[path]
+    tree = consts.parse(source)
     if tree is None:
         return
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.decorator_list:
-            word = re.compile(rf"\b{re.escape(node.name)}\b")
-            if sum(len(word.findall(text)) for text in sources.values()) == 1:
-                yield 0, node, f"remove unused {node.name}"
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.decorator_list:
+            continue
+        if _mentions(node.name, here, others) == 1:
+            yield 0, node, f"remove unused {node.name}"
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef | ast.For | ast.While):
             continue
         for node in function.body:
             if len(function.body) > 1 and _dispensable(node):
-                text = " ".join((ast.get_source_segment(sources[path], node) or "").split())
+                text = " ".join((ast.get_source_segment(source, node) or "").split())
                 yield 1, node, f"remove `{text[:60]}{'...' if len(text) > 60 else ''}`"
 
 
@@ -615,7 +681,7 @@ def _dispensable(node: ast.stmt) -> bool:
     )
 
 
-def _without(source: str, node: ast.stmt) -> str | None:
+def without(source: str, node: ast.stmt) -> str | None:
     """The source without the lines of a statement, if it has them to itself and the rest parses."""
     lines = consts.split_lines(source)
     first, last = node.lineno - 1, node.end_lineno or node.lineno
