@@ -7,6 +7,7 @@ No file of the person's checkout is ever shown to either.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -141,6 +142,7 @@ class Bench:
                 f"setup failed: {step['detail']}: {last_line(log)}",
                 fix=f"read {log}, mend run.setup and start again",
             )
+        _prune(places.setup_home)
         usage = step["usage"]
         assert isinstance(usage, dict)
         return {"wall_s": usage["wall_s"], "hashes": dict(self._hash_data())}
@@ -515,6 +517,13 @@ def _matches(source: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted(set(found))
 
 
+def _prune(folder: Path) -> None:
+    """Remove empty folders, such as the places where mounts were."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(path).rmdir()
+
+
 def _caches(home: Path) -> list[Path]:
     """What setup left in its home, deep enough that siblings stay writable in a private home."""
     found: list[Path] = []
@@ -543,6 +552,7 @@ def environment(contract: Contract, home: Path) -> dict[str, str]:
         "PYTHONHASHSEED": "0",
         "UV_OFFLINE": "1",
         "UV_NO_SYNC": "1",
+        "UV_FROZEN": "1",
         **contract.run.env,
     }
 

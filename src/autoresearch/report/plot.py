@@ -76,9 +76,10 @@ def _points(axes: Any, rows: list[Experiment], low: float, high: float, worst: f
         axes.scatter(*zip(*inside, strict=True), s=26, color=OTHER, alpha=0.75, linewidths=0,
                      label="discarded", zorder=2)  # fmt: skip
     if outside:
-        marker = "v" if worst == low else "^"
-        axes.scatter(outside, [edge] * len(outside), s=26, marker=marker, color=OTHER,
-                     alpha=0.75, linewidths=0, label="discarded, off the scale", zorder=2)  # fmt: skip
+        axes.scatter(
+            outside, [edge] * len(outside), s=26, marker="v" if worst == low else "^",
+            color=OTHER, alpha=0.75, linewidths=0, label="discarded, off the scale", zorder=2,
+        )  # fmt: skip
     if failed:
         axes.scatter(failed, [edge] * len(failed), s=30, marker="x", color=FAILED,
                      label="failed or rejected", zorder=2)  # fmt: skip

@@ -1,0 +1,231 @@
+"""``autoresearch init``: look at a directory, and write the contract that fits it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+
+from .. import config, git
+from ..errors import UserError
+
+BUDGET = re.compile(
+    r"^(?:TIME_BUDGET|BUDGET_S|TIME_BUDGET_S|TRAIN_SECONDS)\s*[:=][^\d\n]*(\d+)", re.M
+)
+PRINTED = re.compile(r"print\(\s*f?[\"'](?:\\n)?([A-Za-z_]\w*):\s")
+CACHE = re.compile(r"[\"'/]\.cache[\"'/,\s)]+[\"']?([\w.-]+)")
+HIGHER = ("acc", "score", "auc", "f1", "reward", "throughput", "per_s", "tokens_s", "speed", "ops")
+
+
+@dataclass(slots=True)
+class Found:
+    """What a directory says about its task; every value can be overruled by an option."""
+
+    editable: list[str] = field(default_factory=list)
+    command: str = ""
+    metric: str = ""
+    direction: str = ""
+    evaluate: str = ""
+    guard: str = ""
+    setup: str = ""
+    budget: str = "5m"
+    readable: list[str] = field(default_factory=list)
+    gpus: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@click.command()
+@click.option("--dir", "folder", type=click.Path(path_type=Path, exists=True), default=Path())
+@click.option("--editable", multiple=True, help="A file or glob that may be edited; repeatable.")
+@click.option("--command", help="What runs one experiment, such as: python train.py")
+@click.option("--metric", help="Name of the number that it prints, such as: val_bpb")
+@click.option("--direction", type=click.Choice(["lower", "higher"]), help="Which is better.")
+@click.option("--evaluate", help="A protected command that prints the number instead.")
+@click.option("--guard", help="A command that must pass, such as: pytest -q")
+@click.option("--budget", help="Time for one experiment, such as 5m.")
+@click.option("--force", is_flag=True, help="Replace an existing contract.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def init(
+    folder: Path,
+    editable: tuple[str, ...],
+    command: str | None,
+    metric: str | None,
+    direction: str | None,
+    evaluate: str | None,
+    guard: str | None,
+    budget: str | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write autoresearch.toml for the task in a directory.
+
+    In a directory laid out as the original three-file repository (prepare.py, train.py,
+    program.md) everything is found. Elsewhere, what cannot be found is asked for, or taken from
+    the options. Writes nothing else.
+    """
+    root = folder.absolute()
+    target = root / config.NAME
+    if target.exists() and not force:
+        raise UserError(f"{target} exists", fix="edit it, or replace it with --force")
+    git.head(git.repository_root(root))
+    found = look(root)
+    given = {
+        "editable": list(editable), "command": command, "metric": metric, "direction": direction,
+        "evaluate": evaluate, "guard": guard, "budget": budget,
+    }  # fmt: skip
+    for name, value in given.items():
+        if value:
+            setattr(found, name, value)
+    _ask(found)
+    text = contract_text(found)
+    config.parse(text, target)
+    target.write_text(text, encoding="utf-8")
+    if as_json:
+        body = {name: getattr(found, name) for name in found.__slots__}
+        click.echo(json.dumps({"version": 1, "file": str(target), **body}))
+        return
+    click.echo(f"wrote {target}")
+    click.echo(text)
+    for note in found.notes:
+        click.echo(f"note: {note}")
+    click.echo("next: autoresearch check")
+
+
+def look(root: Path) -> Found:
+    """What the files of a directory say."""
+    found = Found()
+    train, prepare = root / "train.py", root / "prepare.py"
+    python = _python(root)
+    if train.is_file():
+        found.editable = ["train.py"]
+        found.command = f"{python} train.py"
+        _read_sources(found, root, [path for path in (train, prepare) if path.is_file()])
+        if prepare.is_file():
+            _read_prepare(found, prepare, python)
+        text = train.read_text(errors="replace")
+        if "cuda" in text and shutil.which("nvidia-smi"):
+            found.gpus = 1
+    if (root / "evaluate.py").is_file():
+        found.evaluate = f"{python} evaluate.py"
+    found.guard = "" if train.is_file() and prepare.is_file() else _guard(root, python)
+    return found
+
+
+def _python(root: Path) -> str:
+    """How this project runs Python."""
+    if (root / "pyproject.toml").is_file() and (root / "uv.lock").is_file():
+        return "uv run"
+    if (root / "pyproject.toml").is_file() and shutil.which("uv") and not (root / ".venv").is_dir():
+        return "uv run"
+    return "python" if (root / ".venv").is_dir() or shutil.which("python") else "python3"
+
+
+def _read_sources(found: Found, root: Path, files: list[Path]) -> None:
+    """The metric that is printed, and the budget that is built in."""
+    texts = [path.read_text(errors="replace") for path in files]
+    program = root / "program.md"
+    words = program.read_text(errors="replace") if program.is_file() else ""
+    names = list(dict.fromkeys(name for text in texts for name in PRINTED.findall(text)))
+    ranked = sorted(names, key=lambda name: (not name.startswith("val"), f"{name}:" not in words))
+    if ranked:
+        found.metric = ranked[0]
+        found.direction = "higher" if any(word in ranked[0] for word in HIGHER) else "lower"
+    for text in texts:
+        if budget := BUDGET.search(text):
+            found.budget = f"{budget[1]}s"
+            found.notes.append(f"the budget of {budget[1]} s is built into the code; kept the same")
+            break
+
+
+def _read_prepare(found: Found, prepare: Path, python: str) -> None:
+    """Where prepared data is: there already and readable, or to be made by setup."""
+    text = prepare.read_text(errors="replace")
+    names = list(dict.fromkeys(CACHE.findall(text)))
+    present = [name for name in names if (Path.home() / ".cache" / name).is_dir()]
+    if names and present == names:
+        found.readable = [f"~/.cache/{name}" for name in present]
+        found.notes.append(f"data prepared before is used: {', '.join(found.readable)}")
+    else:
+        found.setup = f"{python} prepare.py"
+
+
+def _guard(root: Path, python: str) -> str:
+    """The test command of a project, if it has one that is usual."""
+    if (root / "Cargo.toml").is_file():
+        return "cargo test --quiet"
+    if (root / "go.mod").is_file():
+        return "go test ./..."
+    if (root / "tests").is_dir() or list(root.glob("test_*.py")):
+        return f"{python} -m pytest -q" if python != "uv run" else "uv run pytest -q"
+    package = root / "package.json"
+    if package.is_file() and '"test"' in package.read_text(errors="replace"):
+        return "npm test"
+    return ""
+
+
+def _ask(found: Found) -> None:
+    """Ask for what is still missing, or say which options give it."""
+    missing = [
+        option
+        for option, value in (
+            ("--editable", found.editable), ("--command", found.command), ("--metric", found.metric),
+        )
+        if not value
+    ]  # fmt: skip
+    if not missing:
+        found.direction = found.direction or "lower"
+        return
+    if not sys.stdin.isatty():
+        raise UserError(
+            f"cannot tell what to improve here: {', '.join(missing)} not found",
+            fix=f"autoresearch init {' '.join(f'{option} ...' for option in missing)}",
+        )
+    if not found.editable:
+        found.editable = click.prompt(
+            "Which files may be edited (globs, separated by spaces)"
+        ).split()
+    if not found.command:
+        found.command = click.prompt("Which command runs one experiment")
+    if not found.metric:
+        found.metric = click.prompt("What is the number it prints called (as in `name: 1.23`)")
+        found.direction = click.prompt(
+            "Which is better", type=click.Choice(["lower", "higher"]),
+            default=found.direction or "lower",
+        )  # fmt: skip
+    if not found.guard:
+        found.guard = click.prompt("Which command must always pass (empty: none)", default="")
+
+
+def contract_text(found: Found) -> str:
+    """The contract as a short commented file."""
+
+    def quoted(value: str) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    def listed(values: list[str]) -> str:
+        return "[" + ", ".join(quoted(value) for value in values) + "]"
+
+    lines = ["[task]", f"editable = {listed(found.editable)}  # everything else is protected", ""]
+    lines += ["[run]", f"command = {quoted(found.command)}"]
+    if found.setup:
+        lines.append(f"setup = {quoted(found.setup)}  # once, with network, before the baseline")
+    lines.append(f"budget = {quoted(found.budget)}  # killed at twice that")
+    if found.gpus:
+        lines.append(f"gpus = {found.gpus}")
+    if found.readable:
+        lines.append(f"readable = {listed(found.readable)}")
+    lines += ["", "[metric]", f"name = {quoted(found.metric)}"]
+    lines.append(f"direction = {quoted(found.direction or 'lower')}")
+    if found.evaluate:
+        lines.append(f"evaluate = {quoted(found.evaluate)}  # protected: prints the number")
+    else:
+        lines.append("# read from the run's own output, so self-reported;")
+        lines.append("# evaluate = a protected command that measures it from outside")
+    if found.guard:
+        lines += ["", "[guard]", f"command = {quoted(found.guard)}  # must pass"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,95 @@
+"""``autoresearch init`` in the layouts that people have."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autoresearch import config
+from tests.conftest import IDENTITY, Toy
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "three_files"
+
+
+@pytest.fixture
+def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """The original layout, run through ``uv run``, in a home of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    task = Toy(home / "standin")
+    shutil.copytree(FIXTURE, task.root, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["uv", "lock", "--quiet", "--offline"], cwd=task.root, check=True)
+    subprocess.run(["uv", "sync", "--quiet", "--offline"], cwd=task.root, check=True)
+    (task.root / ".gitignore").write_text(".venv/\n")
+    task.git("init", "--quiet", "--initial-branch", "main")
+    task.git("add", "--all")
+    task.git(*IDENTITY, "commit", "--quiet", "-m", "Start")
+    return task
+
+
+def test_the_three_file_repository_works_without_touching_a_file(three_files: Toy) -> None:
+    before = three_files.git("status", "--porcelain")
+    said = three_files.call("init").stdout
+    assert "next: autoresearch check" in said
+    contract = config.load(three_files.root / "autoresearch.toml")
+    assert contract.run.command == ("uv", "run", "train.py")
+    assert contract.run.setup == ("uv", "run", "prepare.py")
+    assert contract.run.budget_s == 1
+    assert (contract.metric.name, contract.metric.direction) == ("val_bpb", "lower")
+    assert contract.metric.self_reported
+    assert contract.task.instructions == "program.md"
+    done = three_files.call("run", "--max-experiments", "2")
+    assert "self-reported" in done.stdout
+    view = three_files.view()
+    assert len(view.decided) == 3
+    assert view.decided[0].memory_gb == 2.0
+    assert view.decided[0].decision is not None and view.decided[0].decision.value is not None
+    assert view.decided[0].decision.value > 1
+    assert three_files.git("status", "--porcelain").replace("?? autoresearch.toml", "") == before
+
+
+def test_data_that_was_prepared_before_is_used(three_files: Toy) -> None:
+    subprocess.run(["uv", "run", "--offline", "prepare.py"], cwd=three_files.root, check=True)
+    assert "data prepared before is used" in three_files.call("init").stdout
+    contract = config.load(three_files.root / "autoresearch.toml")
+    assert contract.run.setup is None
+    assert contract.run.readable == ("~/.cache/autoresearch-standin",)
+    three_files.call("run", "--max-experiments", "0")
+    assert three_files.statuses() == ["keep"]
+
+
+def test_a_project_with_tests_gets_a_guard(tmp_path: Path) -> None:
+    task = Toy(tmp_path / "p", {"test_it.py": "", "slow.py": ""}, {"task": "", "run": ""}).create()
+    options = ("--editable", "slow.py", "--command", "python3 bench.py", "--metric", "seconds")
+    found = json.loads(task.call("init", "--force", "--json", *options).stdout)
+    assert found["guard"].endswith("-m pytest -q")
+    contract = config.load(task.root / "autoresearch.toml")
+    assert contract.guards[0].command[-2:] == ("pytest", "-q")
+    assert contract.task.editable == ("slow.py",)
+
+
+def test_what_cannot_be_found_is_named(tmp_path: Path) -> None:
+    task = Toy(tmp_path / "p", {}, {}).create()
+    for name in ("train.py", "autoresearch.toml"):
+        task.git("rm", "--quiet", name)
+    done = task.call("init", code=2)
+    assert "--editable, --command, --metric not found" in done.stderr
+    assert "autoresearch init --editable ..." in done.stderr
+
+
+def test_an_existing_contract_is_not_replaced(toy: Callable[..., Toy]) -> None:
+    task = toy()
+    text = (task.root / "autoresearch.toml").read_text()
+    assert "--force" in task.call("init", code=2).stderr
+    assert (task.root / "autoresearch.toml").read_text() == text
+
+
+def test_outside_of_git_it_says_so(tmp_path: Path) -> None:
+    task = Toy(tmp_path)
+    assert "git init" in task.call("init", code=2).stderr
