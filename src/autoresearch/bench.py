@@ -329,7 +329,8 @@ class Bench:
             *self._data_mounts(candidate=True),
             Mount(out, INSIDE_OUT, writable=True),
         ]
-        return Box(argv, self.places.root, env, log, self._with_points(mounts, tree))
+        gpus = self.contract.run.gpus > 0
+        return Box(argv, self.places.root, env, log, self._with_points(mounts, tree), gpus=gpus)
 
     def _answer_box(
         self, argv: Sequence[str], env: Mapping[str, str], folder: Path, commit: str,
@@ -345,7 +346,8 @@ class Bench:
             Mount(out, INSIDE_OUT),
         ]
         mounts = self._with_points(mounts, tree)
-        return Box(argv, self.places.root, env, log, mounts, cpu_s=cpu_s)
+        gpus = self.contract.run.gpus > 0
+        return Box(argv, self.places.root, env, log, mounts, gpus=gpus, cpu_s=cpu_s)
 
     def _evaluation_box(
         self, argv: Sequence[str], env: Mapping[str, str], folder: Path, out: Path, usage: Path
@@ -553,6 +555,7 @@ def environment(contract: Contract, home: Path) -> dict[str, str]:
         "UV_OFFLINE": "1",
         "UV_NO_SYNC": "1",
         "UV_FROZEN": "1",
+        "UV_NO_CACHE": "1",
         **contract.run.env,
     }
 

@@ -73,6 +73,7 @@ class Box:
     mounts: Sequence[Mount] = ()
     network: bool = False
     whole_system: bool = False
+    gpus: bool = False
     stdin: Path | None = None
     cpu_s: float | None = None
 
@@ -114,6 +115,9 @@ class Sandbox:
         else:
             argv += _system_root()
         argv += ["--proc", "/proc", "--dev", "/dev"]
+        if box.gpus:
+            for device in sorted(Path("/dev").glob("nvidia*")):
+                argv += ["--dev-bind", str(device), str(device)]
         for scratch in ("/dev/shm", "/tmp", *_private_home(self.home)):
             argv += ["--size", str(TMPFS_BYTES), "--tmpfs", scratch]
         package = Path(__file__).parent

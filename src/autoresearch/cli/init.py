@@ -170,13 +170,8 @@ def _guard(root: Path, python: str) -> str:
 
 def _ask(found: Found) -> None:
     """Ask for what is still missing, or say which options give it."""
-    missing = [
-        option
-        for option, value in (
-            ("--editable", found.editable), ("--command", found.command), ("--metric", found.metric),
-        )
-        if not value
-    ]  # fmt: skip
+    needed = {"--editable": found.editable, "--command": found.command, "--metric": found.metric}
+    missing = [option for option, value in needed.items() if not value]
     if not missing:
         found.direction = found.direction or "lower"
         return

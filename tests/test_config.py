@@ -1,0 +1,232 @@
+"""The contract: every mistake is named, with its fix; every key is documented."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoresearch import config
+from autoresearch.config import SECTIONS, ContractError
+from autoresearch.errors import UserError
+
+HERE = Path("/task/autoresearch.toml")
+MINIMAL = """
+[task]
+editable = ["train.py"]
+[run]
+command = "python train.py"
+[metric]
+name = "val_bpb"
+"""
+DOCS = Path(__file__).parents[1] / "docs" / "contract.md"
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ContractError) as caught:
+        config.parse(text, HERE)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def changed(old: str, new: str) -> str:
+    assert old in MINIMAL
+    return MINIMAL.replace(old, new)
+
+
+def test_defaults() -> None:
+    contract = config.parse(MINIMAL, HERE)
+    assert contract.task.goal == "lower val_bpb"
+    assert contract.run.command == ("python", "train.py")
+    assert (contract.run.budget_s, contract.run.timeout_s, contract.run.clock) == (300, 600, "wall")
+    assert contract.metric.self_reported
+    assert (contract.keep.confirm, contract.keep.confidence) == ("auto", 0.99)
+    assert contract.agents[0].use == "search"
+    assert contract.limits.experiments is None
+
+
+def test_the_timeout_follows_budget_and_clock() -> None:
+    text = changed('"python train.py"', '"x"\nbudget = "10s"\nclock = "cpu"')
+    assert config.parse(text, HERE).run.timeout_s == 40
+
+
+def test_program_md_is_found(tmp_path: Path) -> None:
+    (tmp_path / "program.md").touch()
+    assert config.parse(MINIMAL, tmp_path / "autoresearch.toml").task.instructions == "program.md"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = = 1", "autoresearch.toml: TOML: Invalid value (at line 1, column 5); mend that line"),
+        ("", "autoresearch.toml: task: is required; add [task] with editable"),
+        (
+            changed("editable", "editabel"),
+            "autoresearch.toml: task.editabel = ['train.py']: unknown key; did you mean editable?",
+        ),
+        (MINIMAL + "[foo]\na = 1\n", "autoresearch.toml: foo: unknown key; known are task, run"),
+        (
+            changed('"python train.py"', '"x"\nbudget = "5 minuts"'),
+            'run.budget = "5 minuts": not a duration; write "90s", "5m", "1h30m" or seconds',
+        ),
+        (changed('"python train.py"', '"x"\nbudget = 0'), "a duration must be more than zero"),
+        (changed('"python train.py"', '"x"\nbudget = true'), "run.budget = True: not a duration"),
+        (
+            changed('"python train.py"', '"x"\ntimeout = "1s"'),
+            "timeout = 1 s is shorter than budget = 300 s",
+        ),
+        (changed('"python train.py"', '"x"\nmemory = "lots"'), "not a size; write"),
+        (changed('"python train.py"', '"x"\ncpus = 0'), "run.cpus = 0: must be greater than"),
+        (changed("python train.py", "cd x && python y"), "'&&' needs a shell"),
+        (changed("python train.py", "python x > log"), "'>' needs a shell"),
+        (changed("python train.py", "python $HOME/x"), "'$H' needs a shell"),
+        (changed("python train.py", "python 'x"), "cannot be split into words"),
+        (changed("python train.py", " "), "is empty"),
+        (changed('"train.py"', '"../x"'), "must stay in the contract's directory"),
+        (changed('["train.py"]', "[]"), "task.editable = []: name the files that may be edited"),
+        (changed('["train.py"]', '"train.py"'), 'task.editable = "train.py": must be a list'),
+        (
+            changed('"val_bpb"', '"x"\ndirection = "down"'),
+            "metric.direction = \"down\": must be 'lower' or 'higher'",
+        ),
+        (changed('"val_bpb"', '"x"\npattern = "("'), "not a regular expression"),
+        (changed('"val_bpb"', '"x"\npattern = "a"'), "with exactly one group"),
+        (changed('"val_bpb"', '"x"\ntarget = nan'), "must be a finite number"),
+        (changed('"val_bpb"', '"x"\nanswer = "x"'), "answer needs evaluate"),
+        (changed('["train.py"]', '["a"]\nhidden = ["v"]'), "need metric.evaluate"),
+        (MINIMAL + "[keep]\nconfirm = 0\n", 'keep.confirm = 0: must be "auto", "never", or a'),
+        (MINIMAL + "[keep]\nconfidence = 2\n", "keep.confidence = 2: must be less than 1"),
+        (MINIMAL + "[agent]\ntimeut = 1\n", "did you mean timeout?"),
+        (MINIMAL + "[search.space]\nLR = { low = 2, high = 1 }\n", "low = 2 must be below high"),
+        (MINIMAL + "[search.space]\nLR = { low = 0, high = 1, log = true }\n", "above zero"),
+        (MINIMAL + "[search.space]\nLR = { }\n", "needs low and high, or choices"),
+        (MINIMAL + "[limits]\nexperiments = -1\n", "limits.experiments = -1: must be greater"),
+        (MINIMAL + "[parallel]\nworkers = 4\n", "parallel.workers = 4: only 1 is possible yet"),
+        (MINIMAL + "[guard]\ncommand = 3\n", "guard.command = 3: a command is one string"),
+    ],
+)
+def test_mistakes_are_named_with_their_fix(text: str, said: str) -> None:
+    found = problems(text)
+    assert any(said in problem for problem in found), found
+    assert all(problem.startswith("autoresearch.toml: ") for problem in found)
+
+
+def test_all_problems_come_at_once() -> None:
+    assert len(problems("[task]\n[run]\nbudget = 0\n[metric]\ndirection = 1\n")) >= 5
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load(tmp_path / "autoresearch.toml")
+    assert caught.value.fix == "autoresearch init writes one"
+
+
+FULL = """
+[task]
+editable = ["a", "b/**"]
+goal = "g"
+instructions = "i.md"
+data = ["d/"]
+hidden = ["d/v"]
+sealed = ["d/t"]
+[run]
+command = "c"
+setup = "s"
+memory = "2GiB"
+cpus = 2
+env = { A = "1" }
+readable = ["/opt"]
+[metric]
+name = "m"
+direction = "higher"
+evaluate = "e"
+answer = "a"
+answer_cpu = "9s"
+min_gain = 0.5
+target = 3
+[[guard]]
+command = "g1"
+[[guard]]
+command = "g2"
+expect = '(\\d+) passed'
+[keep]
+confirm = 3
+simplicity = 0.1
+[agent]
+use = "command"
+env = ["K"]
+[agent.command]
+argv = ["x", "{prompt_file}"]
+[search.space]
+LR = { low = 1, high = 2 }
+O = { choices = ["a", 2, true] }
+[limits]
+experiments = 5
+hours = 8
+"""
+
+
+def test_a_snapshot_is_the_whole_contract() -> None:
+    contract = config.parse(FULL, HERE)
+    body = json.loads(json.dumps(config.snapshot(contract)))
+    assert config.from_snapshot(body, HERE) == contract
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "frozen"),
+    [
+        ('command = "c"', 'command = "other"', ["run.command"]),
+        ('memory = "2GiB"', 'memory = "3GiB"', ["run.memory"]),
+        ("min_gain = 0.5", "min_gain = 0.6", ["metric.min_gain"]),
+        ('command = "g1"', 'command = "g3"', ["guard"]),
+        ("confirm = 3", "confirm = 4", ["keep.confirm"]),
+        ("experiments = 5", "experiments = 6", []),
+        ('use = "command"', 'use = "search"', []),
+        ("low = 1", "low = 0.5", []),
+        ("target = 3", "target = 4", []),
+        ('instructions = "i.md"', 'instructions = "j.md"', []),
+    ],
+)
+def test_what_a_resumed_run_may_change(old: str, new: str, frozen: list[str]) -> None:
+    assert old in FULL
+    before, after = config.parse(FULL, HERE), config.parse(FULL.replace(old, new), HERE)
+    assert config.frozen_changes(before, after) == frozen
+
+
+@given(st.text())
+def test_any_text_is_a_contract_or_a_clear_error(text: str) -> None:
+    try:
+        config.parse(text, HERE)
+    except ContractError as error:
+        assert error.problems
+
+
+def test_every_key_is_documented() -> None:
+    text = DOCS.read_text()
+    for name, model in SECTIONS.items():
+        for key in model.model_fields:
+            if not name and key not in ("guard", "agent"):
+                assert f"[{key}" in text, key
+            elif name not in ("", "search"):
+                assert f"`{key}`" in text, f"{name}.{key}"
+    known = {key for model in SECTIONS.values() for key in model.model_fields}
+    for row in re.findall(r"^\| ((?:`\w+`(?:, )?)+)", text, re.M):
+        for key in re.findall(r"`(\w+)`", row):
+            assert key in known, key
+
+
+def test_documented_defaults_are_the_real_ones() -> None:
+    text = DOCS.read_text()
+    for section, body in re.findall(r"^## `\[(\w+)\]`.*?\n(.*?)(?=^## )", text, re.M | re.S):
+        model = SECTIONS[section]
+        for key, default in re.findall(r"^\| `(\w+)`[ *]* \| `([^`]+)` \|", body, re.M):
+            if key in ("goal", "instructions"):
+                continue
+            real = model.model_fields[key].default
+            said = json.loads(default.replace("'", '"'))
+            if isinstance(said, str) and isinstance(real, float):
+                said = config._duration(said)
+            assert said == real, f"{section}.{key}"
