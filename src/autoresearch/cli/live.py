@@ -1,4 +1,8 @@
-"""Progress while a run goes on: one live table on a terminal, plain lines elsewhere."""
+"""Progress while a run goes on: one live table on a terminal, plain lines elsewhere.
+
+The screen is composed when an event arrives, in the engine's thread; rich's own thread only draws
+what was composed and the time bar. A terminal that goes away must not end the run.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +10,31 @@ import contextlib
 import sys
 import time
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from statistics import median
+from typing import Any, TextIO
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from ..journal import Event
-from ..journal.view import RunView, seconds_between
+from ..journal.tsv import clean
+from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..limits import used
 from ..run import Listener
-from ..types import Contract, Status
+from ..types import Contract, Decision, Status
 from . import words
 
 ROWS = 10
+AROUND_THE_ROWS = 8
 REFRESH_PER_S = 4
+RECENT = 8
+NARROW = 60
 
 
 @contextlib.contextmanager
@@ -32,32 +43,56 @@ def watch(
 ) -> Generator[Listener, None, None]:
     """Show a run's events as they come; every plain line is also appended to ``log``."""
     stream = stream or sys.stdout
-    with log.open("a", encoding="utf-8") as file:
-        if stream.isatty():
+    with log.open("a", encoding="utf-8") as file, contextlib.ExitStack() as stack:
+        screen = None
+        safe: Any = Forgiving(stream)
+        lines: Any = Forgiving(file)
+        if _animates(stream):
             screen = Screen(contract, view)
-            console = Console(file=stream)
-            with Live(get_renderable=screen.render, console=console, transient=True,
-                      refresh_per_second=REFRESH_PER_S):  # fmt: skip
+            stack.enter_context(
+                Live(screen, console=Console(file=safe), transient=True,
+                     refresh_per_second=REFRESH_PER_S, redirect_stdout=stream is sys.stdout)
+            )  # fmt: skip
 
-                def listen(event: Event, view: RunView) -> None:
-                    screen.note(event)
-                    _write(file, event, view, contract)
+        def listen(event: Event, view: RunView) -> None:
+            if screen is not None:
+                screen.note(event)
+            if said := plain_line(event, view, contract):
+                for sink in (lines,) if screen is not None else (lines, safe):
+                    sink.write(f"{event.at[11:19]} {said}\n")
+                    sink.flush()
 
-                yield listen
-        else:
-
-            def listen(event: Event, view: RunView) -> None:
-                _write(stream, event, view, contract)
-                _write(file, event, view, contract)
-
-            yield listen
+        yield listen
 
 
-def _write(stream: TextIO, event: Event, view: RunView, contract: Contract) -> None:
-    if said := plain_line(event, view, contract):
-        with contextlib.suppress(OSError, ValueError):
-            stream.write(f"{event.at[11:19]} {said}\n")
-            stream.flush()
+def _animates(stream: TextIO) -> bool:
+    """Whether a table that moves can be drawn there."""
+    console = Console(file=stream)
+    return stream.isatty() and console.is_terminal and not console.is_dumb_terminal
+
+
+class Forgiving:
+    """A stream that may be closed while we write, or know few characters: no reason to stop."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError):
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:
+                self._stream.write(text.encode("ascii", "replace").decode())
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if there is still someone to read."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def plain_line(event: Event, view: RunView, contract: Contract) -> str:
@@ -65,15 +100,20 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
     experiment = view.experiments.get(event.experiment) if event.experiment is not None else None
     match event.kind:
         case "engine_started":
-            return f"run {view.tag}, level {view.level.value}"
+            return f"run {view.tag}, level {view.level.value}, {event.at[:10]}, times in UTC"
+        case "contract_changed":
+            return "the contract's limits, agent or instructions changed"
         case "setup_started":
-            return f"setting up: {' '.join(contract.run.setup or ())}"
+            return f"setting up: {clean(' '.join(contract.run.setup or ()))}"
         case "setup_done":
             return f"set up in {event.body['wall_s']:.0f} s"
+        case "ticket":
+            return f"queued: {clean(str(event.body['message']))}"
         case "attempt" if experiment is not None:
-            return words.phase(view)
+            tried = event.body["role"] == Role.SCREEN.value
+            return words.phase(view) + (f": {words.description(experiment)}" if tried else "")
         case "decided" if experiment is not None and experiment.decision is not None:
-            return words.line(contract, experiment)
+            return _decided(contract, experiment, experiment.decision)
         case "delivered":
             return f"branch {event.body['branch']} is at {str(event.body['commit'])[:7]}"
         case "paused":
@@ -81,85 +121,226 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
         case "stop_requested":
             return "stopping after the sample in flight (Ctrl-C again: now)"
         case "warning":
-            return f"note: {event.body['message']}"
+            return f"note: {clean(str(event.body['message']))}"
         case "run_ended":
-            return f"ended: {event.body['reason']}"
+            return f"ended: {clean(str(event.body['reason']))}"
     return ""
 
 
+def _decided(contract: Contract, experiment: Experiment, decision: Decision) -> str:
+    """One decided experiment as one line, its reason where the value does not say it."""
+    said = f"#{experiment.number} {decision.status.value:8}"
+    if decision.value is not None:
+        said += f" {words.number(decision.value)}"
+        if experiment.was is not None:
+            moved = decision.value - experiment.was
+            said += f" (was {words.number(experiment.was)}, {moved:+.3g})"
+        said += words.marks(contract, experiment)
+    said += f"  {words.description(experiment)}"
+    judged = decision.status in (Status.KEEP, Status.DISCARD)
+    if not judged or experiment.guards_passed is False:
+        said += f": {clean(decision.reason, 120)}"
+    return said
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What is being waited for: since when, and how long it may take."""
+
+    since: float
+    expected_s: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """What the screen shows until the next event, except for the time bar."""
+
+    head: Text
+    rows: list[Experiment]
+    current: tuple[str, str, Text] | None
+    foot: Group
+
+
 class Screen:
-    """The live table: what is being done, the last rows, the best."""
+    """The live table: what is being done, the last rows, the best, what is used."""
 
     def __init__(self, contract: Contract, view: RunView) -> None:
         self._contract = contract
         self._view = view
-        self._since = time.monotonic()
-        self._walls: list[float] = []
+        self._walls = [
+            each.sample.usage.wall_s for row in view.decided[-RECENT:] for each in row.taken
+        ][-RECENT:]
+        self._clock = Clock(time.monotonic())
+        self._frame = self._compose()
+        self._drawn: tuple[object, list[Segment], list[Segment]] = (None, [], [])
 
     def note(self, event: Event) -> None:
         """Take an event into account."""
-        if event.kind in ("attempt", "opened", "setup_started"):
-            self._since = time.monotonic()
-        if event.kind == "sample":
-            wall_s = event.body["wall_s"]
-            assert isinstance(wall_s, int | float)
-            self._walls = [*self._walls, float(wall_s)][-5:]
+        now = time.monotonic()
+        match event.kind:
+            case "attempt":
+                self._clock = Clock(now, self._usual_s(), self._bound())
+            case "sample":
+                # What the person waits for: the evaluation and our own work as well.
+                self._walls = [*self._walls, now - self._clock.since][-RECENT:]
+                self._clock = Clock(now)
+            case "paused":
+                wait_s = event.body["wait_s"]
+                assert isinstance(wait_s, int | float)
+                self._clock = Clock(now, float(wait_s))
+            case "opened" | "sealed" | "setup_started" | "resumed":
+                self._clock = Clock(now)
+        self._frame = self._compose()
 
-    def render(self) -> RenderableType:
-        """The table as of now."""
-        return Group(self._head(), self._bar(), self._rows(), self._foot())
+    def render(self) -> Screen:
+        """The screen as something that rich prints."""
+        return self
 
-    def _head(self) -> Text:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        frame, width, height = self._frame, options.max_width, console.size.height
+        made_for, above, below = self._drawn
+        if made_for != (frame, width, height):
+            above = list(console.render(frame.head, options))
+            fit = max(1, min(ROWS, height - AROUND_THE_ROWS))
+            table = self._table(frame, fit, narrow=width < NARROW)
+            parts = Group(Text(), table, Text(), frame.foot)
+            below = list(console.render(parts, options))
+            self._drawn = ((frame, width, height), above, below)
+        yield from above
+        yield self._bar(width)
+        yield from below
+
+    # Composed when an event arrives
+
+    def _compose(self) -> Frame:
+        return Frame(
+            self._compose_head(),
+            list(self._view.decided[-ROWS:]),
+            self._in_flight(),
+            Group(self._compose_best(), self._compose_used(), self._keys()),
+        )
+
+    def _compose_head(self) -> Text:
         view = self._view
-        state = "stopping after this sample" if view.stop_requested else words.phase(view)
+        alert = view.paused or view.stop_requested
+        state = words.phase(view)
+        if view.stop_requested and not view.ended:
+            state = f"stopping after this sample: {state}"
         return Text.assemble(
-            ("autoresearch ", "bold"), (view.tag, "bold cyan"), f"  {view.level.value}  ",
-            (state, "yellow" if view.paused or view.stop_requested else ""),
-            no_wrap=True, overflow="ellipsis",
+            ("autoresearch ", "bold"), (view.tag, "bold cyan"), ("  " + view.level.value, "dim"),
+            "  ", (clean(state), "yellow" if alert else ""), no_wrap=True, overflow="ellipsis",
         )  # fmt: skip
 
-    def _bar(self) -> RenderableType:
-        elapsed = time.monotonic() - self._since
-        expected = max(self._walls, default=self._contract.run.budget_s)
+    def _in_flight(self) -> tuple[str, str, Text] | None:
+        """The row of the experiment that is not decided yet."""
         experiment = self._view.unfinished
-        flying = experiment is not None and experiment.in_flight is not None
-        bar = ProgressBar(total=expected, completed=min(elapsed, expected), width=40)
-        row = Table.grid(padding=(0, 1))
-        row.add_row(bar, f"{elapsed:4.0f} s" + (f" of about {expected:.0f} s" if flying else ""))
-        return row
+        if experiment is None or not experiment.commit:
+            return None
+        values = [sample.value for sample in experiment.own if sample.value is not None]
+        mean = sum(values) / len(values) if values else None
+        value = "" if mean is None else words.number(mean)
+        return str(experiment.number), value, _tried(experiment)
 
-    def _rows(self) -> Table:
-        table = Table(box=None, pad_edge=False, expand=True)
-        for name, justify in (("#", "right"), (self._contract.metric.name, "right"),
-                              ("change", "right"), ("status", "left")):  # fmt: skip
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        table.add_column("what was tried", ratio=1, no_wrap=True, overflow="ellipsis")
-        for each in self._view.decided[-ROWS:]:
-            assert each.decision is not None
-            status = each.decision.status
-            table.add_row(
-                str(each.number), words.number(each.decision.value),
-                words.change(self._contract, each), status.value, Text(words.description(each)),
-                style=words.STYLES[status],
-            )  # fmt: skip
-        return table
-
-    def _foot(self) -> Text:
+    def _compose_best(self) -> Text:
         view, metric = self._view, self._contract.metric
         best, baseline = view.incumbent, view.experiments.get(0)
         text = Text(no_wrap=True, overflow="ellipsis")
-        if best is not None and best.decision is not None and best.decision.value is not None:
-            text.append(f"best {words.number(best.decision.value)}", "bold green")
-            text.append(f" by #{best.number}{words.marks(self._contract, best)}")
-            if best.number and baseline and baseline.decision and baseline.decision.value:
-                gain = metric.gain(best.decision.value, baseline.decision.value)
-                text.append(f", gain {words.number(gain)} since the baseline")
+        if best is None or best.decision is None or best.decision.value is None:
+            return text
+        made = best.decision
+        text.append(f"best {words.number(made.value)}", "bold green")
+        if made.low is not None and made.high is not None and made.low < made.high:
+            text.append(f" ({words.number(made.low)} to {words.number(made.high)})", "green")
+        text.append(words.marks(self._contract, best), "yellow")
+        old = baseline.decision.value if baseline and baseline.decision else None
+        if best.number == 0:
+            text.append(": the baseline")
+        elif old is not None and made.value is not None:
+            text.append(f" by #{best.number}, gain {metric.gain(made.value, old):.3g}")
+        return text
+
+    def _compose_used(self) -> Text:
+        view = self._view
         active_s = view.active_s + seconds_between(view.engine_started, view.last_at)
+        said = [f"{max(0, view.counts[Status.KEEP] - 1)} kept"]
         for name, amount in used(view, active_s).items():
             most = getattr(self._contract.limits, name)
+            shown = f"{amount:.0f}" if name in ("experiments", "tokens") else f"{amount:.2f}"
             if most is not None:
-                text.append(f"   {name} {amount:.3g}/{most:g}", "bright_black")
-        kept = view.counts[Status.KEEP] - (1 if view.decided else 0)
-        text.append(f"   kept {max(0, kept)}", "bright_black")
-        text.append("   Ctrl-C stops", "bright_black")
-        return text
+                said.append(f"{name.replace('_', ' ')} {shown} of {most:g}")
+            elif name == "experiments":
+                said.append(f"{name} {shown}")
+        return Text("   ".join(said), "dim", no_wrap=True, overflow="ellipsis")
+
+    def _keys(self) -> Text:
+        if self._view.stop_requested:
+            keys = "Ctrl-C again: stop now; the sample in flight is lost"
+        else:
+            keys = "Ctrl-C: finish this sample and stop"
+        return Text(keys, "dim", no_wrap=True, overflow="ellipsis")
+
+    # Drawn several times a second
+
+    def _bar(self, width: int) -> Table:
+        clock = self._clock
+        elapsed = max(0.0, time.monotonic() - clock.since)
+        total = clock.expected_s
+        said = _time(elapsed)
+        if total is not None:
+            said += f" of about {_time(total)}" if elapsed <= 1.2 * total + 1 else clock.note
+        grid = Table.grid(padding=(0, 2))
+        size = max(10, min(40, width - 30))
+        done = min(elapsed, total) if total else 0.0
+        grid.add_row(
+            ProgressBar(total=total or 1.0, completed=done, width=size), Text(said, no_wrap=True)
+        )
+        return grid
+
+    def _table(self, frame: Frame, fit: int, *, narrow: bool) -> Table:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
+        metric = clean(self._contract.metric.name, 40)
+        table.add_column("#", justify="right", no_wrap=True)
+        table.add_column(Text(metric, overflow="ellipsis"), justify="right", no_wrap=True,
+                         max_width=12)  # fmt: skip
+        if not narrow:
+            table.add_column("change", justify="right", no_wrap=True)
+        table.add_column("status", no_wrap=True)
+        table.add_column("what was tried", ratio=1, no_wrap=True, overflow="ellipsis")
+        most = fit - (frame.current is not None)
+        for each in frame.rows[max(0, len(frame.rows) - most) :]:
+            assert each.decision is not None
+            change = [] if narrow else [words.change(self._contract, each)]
+            table.add_row(
+                str(each.number), words.number(each.decision.value), *change,
+                each.decision.status.value, _tried(each),
+                style=STYLES[each.decision.status],
+            )  # fmt: skip
+        if frame.current is not None:
+            number, value, what = frame.current
+            table.add_row(number, value, *([] if narrow else [""]), "...", what, style="bold")
+        return table
+
+    def _usual_s(self) -> float:
+        return median(self._walls) if self._walls else self._contract.run.budget_s
+
+    def _bound(self) -> str:
+        return f", longer than usual; ended at {_time(self._contract.run.timeout_s)}"
+
+
+def _tried(experiment: Experiment) -> Text:
+    return Text(("(open) " if experiment.open else "") + words.description(experiment))
+
+
+def _time(seconds: float) -> str:
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    )
+
+
+STYLES = words.STYLES | {Status.DISCARD: "dim"}
