@@ -7,12 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+from inline_snapshot import snapshot
 from rich.console import Console
 
 from autoresearch import config
 from autoresearch.cli.live import Screen, plain_line
+from autoresearch.cli.views import _one_line, _printable
 from autoresearch.journal import Event
 from autoresearch.journal.view import RunView
+from autoresearch.run import FOLDER
+from autoresearch.types import Decision, Status
+from tests.cli.test_live import Story, tell_all
 from tests.conftest import Toy
 
 HOSTILE = "\x1b[31mred\x1b[0m\t=HYPERLINK(1)\x07 [bold]markup[/bold] \u202eover"
@@ -151,3 +156,63 @@ def test_the_live_table_fits_a_small_terminal(done: Toy) -> None:
         assert "\u202e" not in out.getvalue() and "\x07" not in out.getvalue()
     assert "best 0.0" in out.getvalue()
     assert any(plain_line(event, view, contract) for event in events)
+
+
+def test_a_story_reads_well(tmp_path: Path) -> None:
+    """Status, log and show of a run with every kind of row, as people see them."""
+    (tmp_path / "autoresearch.toml").touch()
+    tell_all(Story(tmp_path / FOLDER / "nov23"))
+    task = Toy(tmp_path)
+    said, _, summary = task.call("status").stdout.partition("val_bpb, lower is better")
+    assert said.splitlines() == snapshot(
+        [
+            "run          nov23, stopped (stopped by request)",
+            "level        namespaces",
+            "limit        experiments 5 of 100",
+            "limit        hours 0.00 of 8",
+        ]
+    )
+    assert "autoresearch/nov23-2" in summary and f"{FOLDER}/nov23/results.tsv" in summary
+    assert task.call("log").stdout == snapshot("""\
+#  commit   val_bpb (self-reported)   change  status    GiB  description
+0  0000000                   2.4508           keep      0.2  baseline
+1  0000001                   2.4091  -0.0417  keep      0.2  MATRIX_LR 0.04 -> 0.06
+2  0000002                     2.46  +0.0509  discard   0.2  DEPTH 4 -> 6
+3  0000003                        -           crash     0.2  cmd|'calc' [2J ]0;owned [bold red]hi[/]
+                                                             $\\frac{1}$ 中文 end
+4  0000004                        -           rejected    -  rename prepare.py
+5  0000005                      2.1   -0.309  discard   0.2  wd (open)
+""")
+
+
+def test_signs_survive_and_what_is_absent_is_null(tmp_path: Path) -> None:
+    (tmp_path / "autoresearch.toml").touch()
+    story = Story(tmp_path / FOLDER / "nov23")
+    story.baseline(-3.0)
+    number = story.open("shorter")
+    story.decide(Decision(Status.REJECTED, "-4.2 is \x1b[1mno number"))
+    task = Toy(tmp_path)
+    row = json.loads(task.call("log", "--json").stdout)["rows"][number]
+    absent = {name for name, value in row.items() if value is None}
+    assert absent == {"value", "low", "high", "memory_gb", "cost_usd", "tokens"}
+    found = json.loads(task.call("show", "0", "--json").stdout)
+    assert found["diff"] is None and found["log_tail"] is None and found["hypothesis"] is None
+    assert "-3" in task.call("log").stdout
+
+
+def test_logs_and_signs_are_printed_as_they_are_meant() -> None:
+    assert _printable("\x1b[31mred\x1b[0m 10 %\r20 %\r\nend\x07\t|\x1b]0;title\x07\x1b(") == (
+        "red 10 %\n20 %\nend\N{REPLACEMENT CHARACTER}\t|\N{REPLACEMENT CHARACTER}("
+    )
+    assert _one_line("-0.3\tis\nbetter\x1b", 80) == "-0.3 is better"
+
+
+def test_a_patch_can_be_applied(done: Toy, tmp_path: Path) -> None:
+    patch = tmp_path / "1.patch"
+    patch.write_text(done.call("show", "1", "--diff").stdout)
+    done.git("apply", "--check", str(patch))
+
+
+def test_a_log_in_a_pipe_has_one_line_a_row(done: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS")
+    assert len(done.call("log").stdout.splitlines()) == 1 + len(done.statuses())

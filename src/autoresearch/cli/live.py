@@ -264,13 +264,12 @@ class Screen:
         view = self._view
         active_s = view.active_s + seconds_between(view.engine_started, view.last_at)
         said = [f"{max(0, view.counts[Status.KEEP] - 1)} kept"]
-        for name, amount in used(view, active_s).items():
+        for name, value in used(view, active_s).items():
             most = getattr(self._contract.limits, name)
-            shown = f"{amount:.0f}" if name in ("experiments", "tokens") else f"{amount:.2f}"
             if most is not None:
-                said.append(f"{name.replace('_', ' ')} {shown} of {most:g}")
+                said.append(f"{name.replace('_', ' ')} {amount(name, value)} of {most:g}")
             elif name == "experiments":
-                said.append(f"{name} {shown}")
+                said.append(f"{name} {amount(name, value)}")
         return Text("   ".join(said), "dim", no_wrap=True, overflow="ellipsis")
 
     def _keys(self) -> Text:
@@ -326,6 +325,11 @@ class Screen:
 
     def _bound(self) -> str:
         return f", longer than usual; ended at {_time(self._contract.run.timeout_s)}"
+
+
+def amount(limit: str, value: float) -> str:
+    """What is used of a limit: whole experiments and tokens, parts of hours and money."""
+    return f"{value:.0f}" if limit in ("experiments", "tokens") else f"{value:.2f}"
 
 
 def _tried(experiment: Experiment) -> Text:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +20,16 @@ from .. import config, limits
 from ..bench import read_text
 from ..errors import UserError
 from ..git import Store
-from ..journal.tsv import clean
-from ..journal.view import Experiment, RunView, seconds_between
+from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..run import FOLDER, held_by_engine
-from ..types import Contract, Json, Status
+from ..types import Contract, Json, Outcome, Status
 from . import task, words
+from .live import amount
 
 LOG_LINES = 20
+WIDE = 1000
+# Colors, cursor moves and titles that programs print into their logs.
+ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -38,7 +45,9 @@ def _read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
     path = task.contract_path(folder)
     tag = task.existing_tag(path.parent, tag)
     view = task.read_view(path.parent, tag)
-    contract = config.from_snapshot(view.contract, path) if view.contract else config.load(path)
+    if not view.contract:
+        raise UserError(f"run {tag!r} has not begun", fix="autoresearch run starts or continues it")
+    contract = config.from_snapshot(view.contract, path)
     return contract, view, path.parent / FOLDER / tag
 
 
@@ -58,8 +67,9 @@ def status(folder: Path, tag: str | None, as_json: bool) -> None:
     click.echo(f"level        {view.level.value}")
     for name, each in limits_json(contract, view).items():
         assert isinstance(each, dict)
-        if each["max"] is not None:
-            click.echo(f"limit        {name} {each['used']:.3g} of {each['max']:g}")
+        used = each["used"]
+        if each["max"] is not None and isinstance(used, int | float):
+            click.echo(f"limit        {name} {amount(name, used)} of {each['max']:g}")
     click.echo(words.summary(contract, view, run).lstrip("\n"))
 
 
@@ -120,21 +130,33 @@ def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None
         body = [row_json(contract, each) for each in rows]
         click.echo(json.dumps({"version": 1, "rows": body}))
         return
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     score = contract.metric.name + words.marks(contract)
     for name in ("#", "commit", score, "change", "status", "GiB"):
         justify: Any = "left" if name in ("commit", "status") else "right"
-        table.add_column(name, justify=justify, no_wrap=True)
+        table.add_column(Text(name), justify=justify, no_wrap=True)
     table.add_column("description", overflow="fold")
     for each in rows:
         assert each.decision is not None
         said = words.description(each, 120) + (" (open)" if each.open else "")
         table.add_row(
             str(each.number), each.commit[:7] or "-", words.number(each.decision.value),
-            words.change(contract, each), each.decision.status.value, f"{each.memory_gb:.1f}",
+            words.change(contract, each), each.decision.status.value,
+            f"{each.memory_gb:.1f}" if each.own else "-",
             Text(said), style=words.STYLES[each.decision.status],
         )  # fmt: skip
-    Console(soft_wrap=False).print(table)
+    _table(table)
+
+
+def _table(table: Table) -> None:
+    """Print a table: within a terminal's width, elsewhere one line a row."""
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    out = io.StringIO()
+    width = None if "COLUMNS" in os.environ else WIDE
+    Console(file=out, width=width, color_system=None).print(table)
+    click.echo("\n".join(line.rstrip() for line in out.getvalue().splitlines()))
 
 
 def row_json(contract: Contract, experiment: Experiment) -> dict[str, Json]:
@@ -148,7 +170,7 @@ def row_json(contract: Contract, experiment: Experiment) -> dict[str, Json]:
         "low": made.low if made else None,
         "high": made.high if made else None,
         "samples": len(experiment.own),
-        "memory_gb": experiment.memory_gb,
+        "memory_gb": experiment.memory_gb if experiment.own else None,
         "status": made.status.value if made else None,
         "reason": made.reason if made else None,
         "description": words.description(experiment, 200),
@@ -178,14 +200,17 @@ def show(
         last = max(view.experiments, default=None)
         raise UserError(
             f"run {view.tag} has no experiment {number}",
-            fix="there is none yet" if last is None else f"choose one from 0 to {last}",
+            fix="there is none yet"
+            if last is None
+            else f"choose one from 0 to {last}; autoresearch log lists them",
         )
     patch = _patch(experiment, run)
     tail = _log_tail(experiment, run)
     if as_json:
         click.echo(json.dumps(_show_json(contract, experiment, patch, tail)))
     elif diff:
-        click.echo(_printable(patch), nl=False)
+        # Into a file or git apply it goes as it is, to a terminal without what would act on it.
+        sys.stdout.write(_printable(patch) if sys.stdout.isatty() else patch)
     elif only_log:
         click.echo(_printable(_log(experiment, run)), nl=False)
     else:
@@ -197,28 +222,30 @@ def _show_json(
 ) -> dict[str, Json]:
     samples: list[Json] = [
         {
+            "k": each.k, "role": each.role.value, "commit": each.sample.commit,
             "seed": each.sample.seed, "value": each.sample.value,
+            "outcome": each.sample.outcome.value, "reason": each.sample.reason or None,
             "wall_s": each.sample.usage.wall_s, "cpu_s": each.sample.usage.cpu_s,
             "level": each.sample.level.value, "node": each.sample.node,
-            "void": each.sample.outcome.value == "void", "role": each.role.value,
+            "void": each.sample.outcome is Outcome.VOID,
         }
         for each in experiment.taken
     ]  # fmt: skip
     return {
         "version": 1, **row_json(contract, experiment), "samples": samples,
         "hypothesis": experiment.hypothesis or None, "expected": experiment.expected or None,
-        "diff": patch, "log_tail": tail,
+        "dropped": list[Json](experiment.dropped), "diff": patch or None, "log_tail": tail or None,
     }  # fmt: skip
 
 
 def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, run: Path) -> None:
     made = experiment.decision
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     title = Text(f"#{experiment.number} {words.description(experiment, 200)}", "bold")
     console.print(title + words.marks(contract, experiment))
     if made is not None:
         verdict = Text(made.status.value, words.STYLES[made.status])
-        console.print(verdict + Text(f": {clean(made.reason, 400)}", ""))
+        console.print(verdict + Text(f": {_one_line(made.reason, 400)}", ""))
     else:
         console.print("not decided yet")
     for name, value in (
@@ -229,12 +256,12 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
         ("files", str(run / "experiments" / str(experiment.number))),
     ):  # fmt: skip
         if value:
-            console.print(Text(f"{name:11} {clean(value, 300)}"), soft_wrap=True)
+            console.print(Text(f"{name:11} {_one_line(value, 400)}"), soft_wrap=True)
     if experiment.taken:
-        console.print(_samples(contract, experiment))
+        _table(_samples(contract, experiment))
     if made is not None and made.status in (Status.CRASH, Status.TIMEOUT) and tail:
         console.print(Text("\nlast lines of its log", "bold"))
-        console.print(Text(_printable(tail)), soft_wrap=True)
+        console.print(Text(tail), soft_wrap=True)
     if patch:
         console.print()
         for each in _printable(patch).splitlines():
@@ -245,11 +272,14 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
 def _samples(contract: Contract, experiment: Experiment) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("sample", "for", "seed", contract.metric.name, "wall s", "cpu s", "GiB"):
-        table.add_column(name, justify="left" if name == "for" else "right", no_wrap=True)
+        left = name == "for"
+        table.add_column(Text(name), justify="left" if left else "right", no_wrap=True)
     table.add_column("outcome", overflow="fold")
     for each in experiment.taken:
         sample = each.sample
-        said = sample.outcome.value + (f": {clean(sample.reason, 200)}" if sample.reason else "")
+        said = sample.outcome.value + (
+            f": {_one_line(sample.reason, 200)}" if sample.reason else ""
+        )
         table.add_row(
             str(each.k), each.role.value, str(sample.seed), words.number(sample.value),
             f"{sample.usage.wall_s:.2f}", f"{sample.usage.cpu_s:.2f}", f"{sample.memory_gb:.2f}",
@@ -265,18 +295,25 @@ def _patch(experiment: Experiment, run: Path) -> str:
 
 
 def _log(experiment: Experiment, run: Path) -> str:
-    if not experiment.attempts:
-        return ""
-    folder = run / "experiments" / str(experiment.number) / "samples"
-    return read_text(folder / str(experiment.attempts - 1) / "run.log")
+    """What the candidate printed in its last sample: its command, else its answers."""
+    own = [each.k for each in experiment.taken if each.role is not Role.INCUMBENT]
+    k = own[-1] if own else experiment.attempts - 1
+    folder = run / "experiments" / str(experiment.number) / "samples" / str(k)
+    return read_text(folder / "run.log") or read_text(folder / "answer.log")
 
 
 def _log_tail(experiment: Experiment, run: Path) -> str:
-    return "\n".join(_log(experiment, run).splitlines()[-LOG_LINES:])
+    return "\n".join(_printable(_log(experiment, run)).splitlines()[-LOG_LINES:])
+
+
+def _one_line(text: str, length: int) -> str:
+    """Text of untrusted code as one line; unlike in a table cell, a leading sign stays."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:length]
 
 
 def _printable(text: str) -> str:
     """Text of untrusted code without what a terminal would act on."""
+    text = ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
     )
