@@ -329,7 +329,7 @@ def test_a_terminal_shows_the_table_and_then_the_summary(task: Toy) -> None:
     assert code == 0
     text = said.decode()
     assert "\x1b[2J" not in text
-    assert "measuring the baseline, sample " in text
+    assert "command proposes #" in text
     assert "Ctrl-C: finish this sample and stop" in text
     assert text.endswith("\x1b[?25h") or "\x1b[?25h" in text.split("loss, lower is better")[0]
     assert "ended: limit reached: experiments 2" in text
