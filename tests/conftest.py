@@ -129,6 +129,16 @@ class Toy:
         return [line.split("\t") for line in text.splitlines()]
 
 
+def counting(*edits: str) -> str:
+    """An agent whose edits are tried one after the other, by how much is in results so far."""
+    cases = "".join(f"{i}) {edit}\n;;\n" for i, edit in enumerate(edits))
+    return (
+        "#!/bin/sh\n"
+        'n=$(sed -n "/## Tried last/,\\$p" "$AUTORESEARCH_PROMPT" | grep -c "^- #[1-9]")\n'
+        f'case "$n" in\n{cases}esac\n'
+    )
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Callable[..., Toy]:
     """Make a toy task: ``toy(files={...}, metric='name = "loss"')``."""

@@ -241,11 +241,12 @@ class Bench:
         usage = Usage(**command["usage"])
         run_log = folder / "run.log"
         memory_gb = reported_memory_gb(run_log) or usage.peak_rss_bytes / 2**30
+        answer_cpu_s = float(result["steps"][-1]["answer_cpu_s"])
 
         def ended(outcome: Outcome, reason: str, value: float | None = None) -> Sample:
             return Sample(
                 commit, seed, outcome, value, reason, usage, memory_gb,
-                self.sandbox.level, result["node"],
+                self.sandbox.level, result["node"], answer_cpu_s,
             )  # fmt: skip
 
         match command["outcome"]:
@@ -287,8 +288,13 @@ class Bench:
         return ended(Outcome.OK, "", value)  # type: ignore[no-any-return]
 
     def used_s(self, sample: Sample) -> float:
-        """What the command used of its budget, on the contract's clock."""
-        return sample.usage.cpu_s if self.contract.run.clock == "cpu" else sample.usage.wall_s
+        """What the candidate used of its budget, on the contract's clock.
+
+        The processor time of its answer counts, too: else it would go on training there.
+        """
+        clock = self.contract.run.clock
+        own_s = sample.usage.cpu_s if clock == "cpu" else sample.usage.wall_s
+        return own_s + sample.answer_cpu_s
 
     # What each process may see
 

@@ -396,7 +396,11 @@ class Engine:
         baseline = [each.sample for each in self.view.experiments[0].taken]
         extra = max((self.bench.used_s(each) - budget for each in baseline), default=0.0)
         allowed = budget * 1.1 + max(0.0, extra)
-        return f"used {used:.3g} s of {allowed:.3g} s" if used > allowed else None
+        if used <= allowed:
+            return None
+        answer_s = sample.answer_cpu_s
+        part = f", {answer_s:.3g} s in its answer" if answer_s > 0 else ""
+        return f"used {used:.3g} s of {allowed:.3g} s{part}"
 
     async def _take(self, step: MoreSamples | CheckGuards, record: Experiment) -> None:
         """Do what a decision asks for: one sample, or the guards."""

@@ -16,7 +16,8 @@ A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin":
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
 The result: {"nonce", "node", "steps": [{"name", "outcome", "detail", "exit_code",
-             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}}]}; steps after a failed one are absent.
+             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s"}]}; steps after a failed
+one are absent; "answer_cpu_s" is the answerer's part of "cpu_s".
 An outcome is one of: ok failed timeout memory processes output disk cpu cancelled.
 
 Processor time is the larger of two accounts: what the kernel reported for every process reaped
@@ -247,6 +248,7 @@ class Step:
         self.started: list[int] = []
         self.exits: dict[int, int] = {}
         self.cpu_s = 0.0
+        self.answer_cpu_s = 0.0
         self.largest_rss_bytes = 0
         self.tree = Tree()
 
@@ -317,10 +319,16 @@ class Step:
             return "processes", f"{count} processes, allowed are {job['processes']}"
         if any(log.total > job["output_bytes"] for log in self.logs):
             return "output", f"printed more than {job['output_bytes'] >> 20} MiB"
-        for process, pid in zip(self.step["processes"], self.started):
-            if process.get("cpu_s") and cpu_below(pid) > process["cpu_s"]:
+        for process in self.step["processes"][1:]:
+            self.sample_answer()
+            if process.get("cpu_s") and self.answer_cpu_s > process["cpu_s"]:
                 return "cpu", f"used more than {process['cpu_s']:g} s of processor time"
         return None
+
+    def sample_answer(self) -> None:
+        """Remember what the answerer, if there is one, has used so far."""
+        for pid in self.started[1:]:
+            self.answer_cpu_s = max(self.answer_cpu_s, cpu_below(pid))
 
     def reap(self) -> bool:
         """Collect every child that has ended, and what it used; False when none is left."""
@@ -332,7 +340,10 @@ class Step:
             if pid == 0:
                 return True
             self.exits[pid] = os.waitstatus_to_exitcode(status)
-            self.cpu_s += usage.ru_utime + usage.ru_stime
+            used_s = usage.ru_utime + usage.ru_stime
+            self.cpu_s += used_s
+            if pid in self.started[1:]:
+                self.answer_cpu_s = max(self.answer_cpu_s, used_s)
             scale = 1 if sys.platform == "darwin" else 1024
             self.largest_rss_bytes = max(self.largest_rss_bytes, usage.ru_maxrss * scale)
 
@@ -341,6 +352,7 @@ class Step:
         give_up = time.monotonic() + 10
         clean = True
         self.tree.sample()
+        self.sample_answer()
         while clean and self.reap():
             # On systems without /proc the sessions we started are all that we can name.
             for pid in descendants(os.getpid()) or [p for p in self.started if p not in self.exits]:
@@ -388,6 +400,7 @@ def run_step(step: Fields, job: Fields, leash: int | None) -> Fields:
         "detail": detail,
         "exit_code": code,
         "usage": usage,
+        "answer_cpu_s": round(running.answer_cpu_s, 4),
     }
 
 

@@ -189,7 +189,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One measured value of one commit with one seed, or why there is none."""
+    """One measured value of one commit with one seed, or why there is none.
+
+    ``usage`` is that of the command step, ``answer_cpu_s`` the processor time of the answer.
+    """
 
     commit: str
     seed: int
@@ -200,6 +203,7 @@ class Sample:
     memory_gb: float = 0.0
     level: Level = Level.NONE
     node: str = ""
+    answer_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

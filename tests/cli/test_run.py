@@ -14,7 +14,7 @@ import pytest
 
 from autoresearch.journal.view import Role, RunView
 from autoresearch.run import held_by_engine
-from tests.conftest import IDENTITY, TRAIN, Toy
+from tests.conftest import IDENTITY, TRAIN, Toy, counting
 
 MakeToy = Callable[..., Toy]
 
@@ -25,16 +25,6 @@ awk '/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 2; next } { print }' trai
 cat new >train.py; rm new
 grep '^LR' train.py
 """
-
-
-def counting(*edits: str) -> str:
-    """An agent whose edits are tried one after the other, by how much is in results so far."""
-    cases = "".join(f"{i}) {edit} ;;\n" for i, edit in enumerate(edits))
-    return (
-        "#!/bin/sh\n"
-        'n=$(sed -n "/## Tried last/,\\$p" "$AUTORESEARCH_PROMPT" | grep -c "^- #[1-9]")\n'
-        f'case "$n" in\n{cases}esac\n'
-    )
 
 
 def lr(value: str) -> str:
@@ -146,7 +136,39 @@ def test_processor_time_is_a_budget_too(toy: MakeToy) -> None:
         limits="experiments = 2",
     )
     task.call("run")
-    assert task.statuses() == ["keep", "timeout", "discard"]
+    assert task.statuses()[:2] == ["keep", "timeout"]
+    # Sleeping costs nothing on this clock; whether the noise then favours it is another matter.
+    assert task.statuses()[2] in ("discard", "keep")
+
+
+def test_training_on_inside_the_answer_is_charged(toy: MakeToy) -> None:
+    evaluate = (
+        "import os\n"
+        "os.write(int(os.environ['AUTORESEARCH_ASK_FD']), b'?')\n"
+        "print('loss:', os.read(int(os.environ['AUTORESEARCH_ANSWER_FD']), 99).decode())\n"
+    )
+    honest = (
+        "import sys\nif '--answer' in sys.argv:\n    sys.stdin.read(1)\n"
+        "    {}\n    print({}, flush=True)\n"
+    )
+    loop = "sum(range(40_000_000))"
+    task = toy(
+        {
+            "evaluate.py": evaluate,
+            "train.py": honest.format("pass", 1.0),
+            "agent.sh": f"#!/bin/sh\ncat >train.py <<'END'\n{honest.format(loop, 0.1)}END\n",
+        },
+        run='command = "python3 train.py"\nbudget = "0.5s"\nclock = "cpu"',
+        metric='name = "loss"\nevaluate = "python3 evaluate.py"\n'
+        'answer = "python3 train.py --answer"',
+        limits="experiments = 1",
+    )
+    task.call("run")
+    decision = task.experiment(1).decision
+    assert decision is not None and decision.status.value == "timeout"
+    assert "s in its answer" in decision.reason
+    shown = task.call("show", "1").stdout
+    assert "used" in shown
 
 
 def test_guards_stand_between_screen_and_keep(toy: MakeToy) -> None:

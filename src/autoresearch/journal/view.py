@@ -336,6 +336,7 @@ def sample_body(sample: Sample) -> dict[str, Json]:
         "memory_gb": sample.memory_gb,
         "level": sample.level.value,
         "node": sample.node,
+        "answer_cpu_s": sample.answer_cpu_s,
     }
 
 
@@ -351,4 +352,5 @@ def sample_of(body: dict[str, Any]) -> Sample:
         memory_gb=body["memory_gb"],
         level=Level(body["level"]),
         node=body["node"],
+        answer_cpu_s=body.get("answer_cpu_s", 0.0),
     )
