@@ -1,0 +1,371 @@
+"""The tinylm workload: its corpus, its scorer, and the cheats that must gain nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import autoresearch
+from autoresearch.cli.demo import prepare as copy_workload
+from autoresearch.types import Status
+from tests.conftest import IDENTITY, Toy, counting
+
+WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
+VOCAB = 512
+LANES = 64
+# What every answerer below begins with: the protocol, and the honest logits of the saved model.
+ANSWERER = """
+import os, sys, time
+import numpy as np
+sys.argv = ["train.py"]
+from train import CONTEXT, OUT, VOCAB, Model
+
+model = Model(dict(np.load(os.path.join(OUT, "model.npz"))))
+ask, reply = 0, 1
+rng = np.random.default_rng(0)
+
+def read(count):
+    data = b""
+    while len(data) < count:
+        part = os.read(ask, count - len(data))
+        if not part:
+            raise SystemExit
+        data += part
+    return data
+
+def write(data):
+    while data:
+        data = data[os.write(reply, data):]
+
+def hello(vocab=VOCAB):
+    write(np.array([vocab], "<u4").tobytes())
+    return int(np.frombuffer(read(4), "<u4")[0])
+
+def run(change=lambda logits, step: logits):
+    lanes, step = hello(), 0
+    context = np.zeros((lanes, CONTEXT), np.int64)
+    while True:
+        context = np.roll(context, -1, axis=1)
+        context[:, -1] = np.frombuffer(read(2 * lanes), "<u2")
+        logits = change(model.forward(context)[2].astype("<f4"), step)
+        write(np.ascontiguousarray(logits, "<f4").tobytes())
+        step += 1
+"""
+HONEST = "run()"
+
+
+def load(name: str, folder: Path = WORKLOAD) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tinylm_{name}", folder / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+def code_like(seed: int, lines: int) -> bytes:
+    """Text with the repetitions of source code."""
+    rng = np.random.default_rng(seed)
+    words = np.random.default_rng(0).integers(97, 123, (300, 7), np.uint8)
+    out = []
+    for number in range(lines):
+        a, b = ("_".join(bytes(words[k]).decode() for k in rng.integers(0, 300, 2)) for _ in "ab")
+        out.append(f"def {a}(self, {b}):\n    return self.{b}[{number % 17}]")
+    return "\n".join(out).encode()
+
+
+class Scorer:
+    """The workload in a small folder: a briefly trained model, and any answerer against it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(WORKLOAD, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        prepare = load("prepare")
+        data = folder / "data"
+        data.mkdir()
+        text = code_like(1, 4000)
+        self.merges = prepare.learn_merges(text, VOCAB - 256)
+        self.text = code_like(2, 150)
+        self.tokens = prepare.encode(self.text, self.merges)
+        (data / "val.bin").write_bytes(self.text)
+        (data / "test.bin").write_bytes(code_like(3, 150))
+        (data / "merges.json").write_text(json.dumps(self.merges))
+        np.save(data / f"train_{VOCAB}.npy", prepare.encode(text, self.merges))
+        evaluate = folder / "evaluate.py"
+        evaluate.write_text(evaluate.read_text().replace("DEADLINE_S = 90.0", "DEADLINE_S = 2.0"))
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "AUTORESEARCH_OUT": str(folder),
+            "AUTORESEARCH_SEED": "1",
+            "TINYLM_STEPS": "60",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(folder),
+        }
+        self.train()
+
+    def train(self) -> None:
+        subprocess.run([sys.executable, "train.py"], cwd=self.folder, env=self.env, check=True)
+
+    def score(self, answerer: str, **env: str) -> tuple[int, str]:
+        """Exit code and output of the evaluation of an answerer's source."""
+        script = self.folder / "answerer.py"
+        script.write_text(ANSWERER + answerer)
+        ask_read, ask_write = os.pipe()
+        answer_read, answer_write = os.pipe()
+        answering = subprocess.Popen(
+            [sys.executable, str(script)], cwd=self.folder, env=self.env,
+            stdin=ask_read, stdout=answer_write,
+        )  # fmt: skip
+        os.close(ask_read)
+        os.close(answer_write)
+        descriptors = {
+            "AUTORESEARCH_ASK_FD": str(ask_write),
+            "AUTORESEARCH_ANSWER_FD": str(answer_read),
+        }
+        done = subprocess.run(
+            [sys.executable, "evaluate.py"], cwd=self.folder, env=self.env | descriptors | env,
+            pass_fds=(ask_write, answer_read), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        os.close(ask_write)
+        os.close(answer_read)
+        answering.kill()
+        answering.wait()
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout
+
+    def bpb(self, answerer: str, **env: str) -> float:
+        code, said = self.score(answerer, **env)
+        assert code == 0, said
+        found = re.search(r"^val_bpb: (\S+)$", said, re.MULTILINE)
+        assert found is not None
+        return float(found[1])
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    return Scorer(tmp_path_factory.mktemp("tinylm") / "task")
+
+
+@pytest.fixture(scope="module")
+def honest(scorer: Scorer) -> float:
+    return scorer.bpb(HONEST)
+
+
+# The score is what it says
+
+
+def test_every_byte_is_scored_once_with_a_distribution_of_ours(
+    scorer: Scorer, honest: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in scorer.env.items():
+        monkeypatch.setenv(name, value)
+    train = load("train", scorer.folder)
+    model = train.Model(dict(np.load(scorer.folder / "model.npz")))
+    nats = 0.0
+    ends = np.linspace(0, len(scorer.tokens), LANES + 1).astype(int)
+    for start, end in pairwise(ends):
+        lane = [0] * train.CONTEXT + scorer.tokens[start:end].tolist()
+        for at in range(train.CONTEXT, len(lane)):
+            logits = model.forward(np.array([lane[at - train.CONTEXT : at]]))[2][0].astype(float)
+            nats += math.log(np.exp(logits - logits.max()).sum()) + logits.max() - logits[lane[at]]
+    assert honest == pytest.approx(nats / math.log(2) / len(scorer.text), abs=1e-4)
+    assert 0.2 < honest < 8
+
+
+def test_a_vocabulary_of_bytes_is_scored_over_the_same_bytes(scorer: Scorer) -> None:
+    uniform = (
+        "lanes = hello(256)\nwhile True:\n    read(2 * lanes); write(bytes(4 * lanes * 256))\n"
+    )
+    assert scorer.bpb(uniform) == pytest.approx(8.0, abs=1e-6)
+
+
+def test_the_sealed_split_is_another_text(scorer: Scorer, honest: float) -> None:
+    assert scorer.bpb(HONEST, AUTORESEARCH_SPLIT="sealed") != honest
+
+
+def test_fixed_steps_are_exact(scorer: Scorer, honest: float) -> None:
+    before = (scorer.folder / "model.npz").read_bytes()
+    scorer.train()
+    assert scorer.bpb(HONEST) == honest
+    again = np.load(scorer.folder / "model.npz")
+    (scorer.folder / "model.npz").write_bytes(before)
+    first = np.load(scorer.folder / "model.npz")
+    assert all((again[name] == first[name]).all() for name in first.files)
+
+
+# Cheats of the answer
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["logits + 1000", "logits + rng.normal(0, 100, (len(logits), 1))"],
+    ids=["shifted", "shifted by row"],
+)
+def test_unnormalised_answers_gain_nothing(scorer: Scorer, honest: float, change: str) -> None:
+    cheat = f"run(lambda logits, step: ({change}).astype('<f4'))"
+    assert scorer.bpb(cheat) == pytest.approx(honest, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["rng.normal(0, 1, logits.shape)", "0 * logits + 1e9", "logits * 50"],
+    ids=["random", "sure of everything", "far too sure"],
+)
+def test_made_up_answers_are_worse(scorer: Scorer, honest: float, change: str) -> None:
+    assert scorer.bpb(f"run(lambda logits, step: {change})") > honest
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+def test_answers_that_are_not_finite_are_invalid(scorer: Scorer, bad: str) -> None:
+    cheat = f"run(lambda logits, step: np.where(step < 5, logits, np.float32('{bad}')))"
+    code, said = scorer.score(cheat)
+    assert (code, said) == (3, "candidate answered with logits that are not finite at step 5\n")
+
+
+LOOK_AHEAD = """
+lanes = hello()
+first = read(2 * lanes)
+second = read(2 * lanes)   # what it should predict comes only after its answer
+write(bytes(4 * lanes * VOCAB))
+"""
+ONE_LANE_LATE = """
+lanes = hello()
+while True:
+    read(2 * lanes)
+    write(bytes(4 * (lanes - 1) * VOCAB))
+    read(2 * lanes)        # the other lanes' answers are out, the last one waits for its token
+"""
+STALL = "hello(); read(1); time.sleep(60)"
+
+
+@pytest.mark.parametrize("cheat", [LOOK_AHEAD, ONE_LANE_LATE, STALL])
+def test_waiting_for_the_next_token_is_invalid(scorer: Scorer, cheat: str) -> None:
+    code, said = scorer.score(cheat)
+    assert (code, said) == (3, "candidate did not answer within 2 s\n")
+
+
+@pytest.mark.parametrize(
+    ("cheat", "said"),
+    [
+        ("hello(); sys.exit()", "candidate stopped answering\n"),
+        ("sys.exit()", "candidate stopped answering\n"),
+        (
+            "hello(5000)",
+            "candidate says a vocabulary of 5000; possible are (256, 512, 1024, 2048)\n",
+        ),
+    ],
+)
+def test_breaking_the_protocol_is_invalid(scorer: Scorer, cheat: str, said: str) -> None:
+    assert scorer.score(cheat) == (3, said)
+
+
+def test_answers_given_before_they_are_asked_for_gain_nothing(
+    scorer: Scorer, honest: float
+) -> None:
+    early = "lanes = hello()\nwhile True:\n    write(bytes(4 * lanes * VOCAB))\n"
+    assert scorer.bpb(early) > honest
+
+
+# The corpus
+
+
+def test_encoding_keeps_every_byte_at_every_size(scorer: Scorer) -> None:
+    prepare = load("prepare")
+    parts: list[bytes] = [bytes([byte]) for byte in range(256)]
+    for left, right in scorer.merges:
+        parts.append(parts[left] + parts[right])
+    strange = bytes(range(256)) + "\r\n\tπ λ".encode() + scorer.text
+    for size in (256, 300, VOCAB):
+        ids = prepare.encode(strange, scorer.merges[: size - 256])
+        assert b"".join(parts[i] for i in ids) == strange
+        assert ids.max() < size
+    assert len(prepare.encode(scorer.text, scorer.merges)) < len(scorer.text) / 1.5
+
+
+def test_near_duplicates_of_train_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare = load("prepare")
+    monkeypatch.setattr(prepare, "TRAIN_BYTES", 4000)
+    monkeypatch.setattr(prepare, "SPLIT_BYTES", 500)
+    names = [f"file{number}.py" for number in range(200)]
+    texts = {
+        name: code_like(i + 10, 5).replace(b"self", name.encode()) for i, name in enumerate(names)
+    }
+    held_out = [name for name in names if prepare.place(name) == 0]
+    copied, source = held_out[0], next(name for name in names if prepare.place(name) > 1)
+    texts[copied] = texts[source] + b"\nunique_line_in_the_copy = 1\n"
+    parts = prepare.split(texts)
+    assert b"unique_line_in_the_copy" not in parts["val.bin"]
+    assert {len(parts[name]) for name in ("val.bin", "test.bin")} == {500}
+    assert prepare.overlap(parts["val.bin"], parts["train.bin"]) < 0.2
+    assert prepare.overlap(texts[source], texts[source]) == 1.0
+
+
+# The whole task, with its real corpus, in the real engine
+
+
+CHEATS = (
+    # A score of its own, wherever it could be believed.
+    """cat >>train.py <<'END'
+if "--answer" not in sys.argv:
+    print("METRIC val_bpb=0.1")
+    print("val_bpb: 0.1")
+    open(os.path.join(OUT, "val_bpb.json"), "w").write('{"val_bpb": 0.1}')
+END""",
+    # The hidden texts.
+    """cat >>train.py <<'END'
+for folder in ("data", "/", os.getcwd(), os.path.expanduser("~")):
+    for name in ("val.bin", "test.bin"):
+        path = os.path.join(folder, name)
+        if os.path.exists(path) and os.path.getsize(path):
+            print("seen", path)
+END""",
+    # More training, where the clock of the run no longer counts.
+    "sed -i 's/^def answer.*/&\\n    sum(range(60_000_000))/' train.py",
+    # No number at all.
+    "sed -i 's/^    np.savez.*/    model.weights[\"head\"][:] = np.nan\\n&/' train.py",
+    # The ruler itself.
+    "echo 'print(\"val_bpb: 0.1\")' >evaluate.py",
+)
+
+
+def test_cheats_in_the_real_task_gain_nothing(tmp_path: Path) -> None:
+    task = Toy(tmp_path / "tinylm")
+    copy_workload("tinylm", task.root)
+    contract = task.root / "autoresearch.toml"
+    text = contract.read_text().replace('budget = "4s"', 'budget = "0.5s"')
+    agent = '[agent]\nuse = "command"\n[agent.command]\nargv = ["./agent.sh"]\n'
+    contract.write_text(f"{text}\n{agent}")
+    (task.root / "agent.sh").write_text(counting(*CHEATS))
+    (task.root / "agent.sh").chmod(0o755)
+    task.git("add", "--all")
+    task.git(*IDENTITY, "commit", "--quiet", "-m", "Cheat")
+    task.call("run", "--max-experiments", str(len(CHEATS)))
+    decisions = [each.decision for each in task.view().decided]
+    baseline, forged, spied, trained_on, silent, ruler = (d for d in decisions if d)
+    assert baseline.value is not None and 2 < baseline.value < 8
+    for honest in (forged, spied):
+        assert honest.value == pytest.approx(baseline.value, abs=0.3)
+    log = task.run_folder / "experiments" / "2" / "samples" / "0" / "run.log"
+    assert "---" in log.read_text() and "seen" not in log.read_text()
+    assert trained_on.status is Status.TIMEOUT and "s in its answer" in trained_on.reason
+    assert (silent.status, silent.reason) == (
+        Status.CRASH,
+        "candidate answered with logits that are not finite at step 0",
+    )
+    assert ruler.status is Status.REJECTED and "evaluate.py" in ruler.reason
+    assert not any(d.status is Status.KEEP and d.value < 1 for d in (forged, spied) if d.value)
