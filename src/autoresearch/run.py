@@ -46,7 +46,7 @@ class Run:
         self.view = RunView(self.journal.events())
         self.store = Store.create(places.run / "store.git")
         self.store.clear_locks()
-        sandbox.sweep(places.scratch)
+        sandbox.sweep(places.run)
         shutil.rmtree(places.scratch, ignore_errors=True)
 
     # Beginning

@@ -239,16 +239,18 @@ def probe(home: Path | None = None) -> Sandbox:
     return Sandbox(Level.NONE, f"bubblewrap does not confine here: {why}", home=home)
 
 
-def sweep(scratch: Path) -> int:
-    """Kill sandboxes that a killed engine left behind: those that were given ``scratch``.
+def sweep(run: Path) -> int:
+    """Kill sandboxes that a killed engine left behind: those that were shown a file of its run.
 
-    Only for the holder of the run's lock. Returns how many there were.
+    They die with the engine, but for the instant before they have armed that. Only for the holder
+    of the run's lock. Returns how many there were.
     """
     killed = 0
+    ours = os.fsencode(f"{run}{os.sep}")
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = entry.read_bytes().split(b"\0")
-            if words[0].endswith(b"bwrap") and any(os.fsencode(scratch) in word for word in words):
+            if words[0].endswith(b"bwrap") and any(word.startswith(ours) for word in words):
                 os.kill(int(entry.parent.name), signal.SIGKILL)
                 killed += 1
         except (OSError, IndexError):

@@ -149,7 +149,7 @@ def test_training_on_inside_the_answer_is_charged(toy: MakeToy) -> None:
     )
     honest = (
         "import sys\nif '--answer' in sys.argv:\n    sys.stdin.read(1)\n"
-        "    {}\n    print({}, flush=True)\n"
+        "    {}\n    sys.stdout.write('{}')\n"
     )
     loop = "sum(range(40_000_000))"
     task = toy(
