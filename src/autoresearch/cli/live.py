@@ -333,7 +333,7 @@ def amount(limit: str, value: float) -> str:
 
 
 def _tried(experiment: Experiment) -> Text:
-    return Text(("(open) " if experiment.open else "") + words.description(experiment))
+    return Text(("(open) " if experiment.open else "") + words.description(experiment, 200))
 
 
 def _time(seconds: float) -> str:

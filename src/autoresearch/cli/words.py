@@ -95,7 +95,9 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
     baseline, best = view.experiments.get(0), view.incumbent
     if baseline is None or baseline.decision is None or best is None or best.decision is None:
         return "nothing was measured yet"
-    counts = [f"{n} {status.value}" for status, n in view.counts.items() if n]
+    # The baseline is kept, too, and is not an experiment that anybody proposed.
+    ended = {**view.counts, Status.KEEP: view.counts[Status.KEEP] - 1}
+    counts = [f"{n} {status.value}" for status, n in ended.items() if n]
     lines = [
         "",
         f"{metric.name}, {metric.direction} is better{marks(contract, best)}",
@@ -106,7 +108,8 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
     else:
         lines.append(f"  best         {_interval(best)}  by #{best.number}")
         lines.append(f"  gain         {_gain(contract, baseline, best)}")
-    lines.append(f"  experiments  {max(0, len(view.decided) - 1)}: {', '.join(counts)}")
+    done = str(len(view.decided) - 1)
+    lines.append(f"  experiments  {': '.join(filter(None, (done, ', '.join(counts))))}")
     for kept in view.kept[1:]:
         assert kept.decision is not None
         lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value)}"

@@ -32,7 +32,8 @@ def row(experiment: Experiment) -> str:
 def clean(text: str, length: int = DESCRIPTION_LENGTH) -> str:
     """Text of an agent made safe for a cell: printable, one line, and no formula."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line.lstrip("=+-@ ")[:length].rstrip()
+    line = line.lstrip("=+-@ ")
+    return line if len(line) <= length else f"{line[: length - 1].rstrip(' ,')}…"
 
 
 def rebuild(path: Path, view: RunView, metric: str) -> None:
