@@ -90,12 +90,18 @@ class Toy:
             assert done.returncode == code, said
         return done
 
+    @property
+    def said(self) -> Path:
+        """What commands in the background have printed."""
+        return self.root.parent / "said.log"
+
     def start(self, *argv: str) -> subprocess.Popen[bytes]:
         """Start the command line in the background."""
-        return subprocess.Popen(
-            self.command(*argv), cwd=self.root, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+        with self.said.open("ab") as said:
+            return subprocess.Popen(
+                self.command(*argv), cwd=self.root, stdin=subprocess.DEVNULL,
+                stdout=said, stderr=said, start_new_session=True,
+            )  # fmt: skip
 
     def saw(self, condition: Callable[[RunView], object]) -> Callable[[], object]:
         """Whether the run has begun and its view fulfils a condition; to wait for."""

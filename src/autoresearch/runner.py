@@ -461,7 +461,10 @@ def serve() -> None:
                 answer = run_job(json.loads(line), leash=0)
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
-            os.write(1, json.dumps(answer).encode() + b"\n")
+            try:
+                os.write(1, json.dumps(answer).encode() + b"\n")
+            except BrokenPipeError:
+                return  # whoever asked was killed
 
 
 def main() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -369,6 +370,22 @@ def leftovers(task: Toy) -> list[str]:
     return done.stdout.split()
 
 
+def test_a_killed_engine_is_called_killed(toy: MakeToy) -> None:
+    task = toy({"agent.sh": HALVE, "train.py": TRAIN + "import time; time.sleep(1)\n"})
+    task.call("run", "--max-experiments", "0")
+    engine = task.start("run")
+    until(task.saw(measuring_a_candidate))
+    engine.kill()
+    engine.wait()
+    until(lambda: not leftovers(task), 10)
+    state = json.loads(task.call("status", "--json").stdout)
+    assert (state["state"], state["reason"]) == (
+        "stopped",
+        "the engine was killed; autoresearch run continues",
+    )
+    assert "Traceback" not in task.said.read_text()
+
+
 def test_kill_at_random_moments_loses_nothing(toy: MakeToy, endurance: bool) -> None:
     task = toy({"agent.sh": HALVE, "check.py": "print('ok')\n"},
                guard='command = "python3 check.py"')  # fmt: skip
@@ -389,6 +406,7 @@ def test_kill_at_random_moments_loses_nothing(toy: MakeToy, endurance: bool) -> 
     check_recovered(task)
     assert len(task.view().decided) == total + 1
     assert not (task.run_folder / "scratch").exists()
+    assert "Traceback" not in task.said.read_text()
 
 
 def test_a_contract_that_measurements_depend_on_may_not_change(toy: MakeToy) -> None:

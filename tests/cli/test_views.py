@@ -174,14 +174,14 @@ def test_a_story_reads_well(tmp_path: Path) -> None:
     )
     assert "autoresearch/nov23-2" in summary and f"{FOLDER}/nov23/results.tsv" in summary
     assert task.call("log").stdout == snapshot("""\
-#  commit   val_bpb (self-reported)   change  status    GiB  description
-0  0000000                   2.4508           keep      0.2  baseline
-1  0000001                   2.4091  -0.0417  keep      0.2  MATRIX_LR 0.04 -> 0.06
-2  0000002                     2.46  +0.0509  discard   0.2  DEPTH 4 -> 6
-3  0000003                        -           crash     0.2  cmd|'calc' [2J ]0;owned [bold red]hi[/]
-                                                             $\\frac{1}$ 中文 end
-4  0000004                        -           rejected    -  rename prepare.py
-5  0000005                      2.1   -0.309  discard   0.2  wd (open)
+#  commit   val_bpb (self-reported)   change  status     GiB  description
+0  0000000                   2.4508           keep      0.25  baseline
+1  0000001                   2.4091  -0.0417  keep      0.25  MATRIX_LR 0.04 -> 0.06
+2  0000002                     2.46  +0.0509  discard   0.25  DEPTH 4 -> 6
+3  0000003                        -           crash     0.25  cmd|'calc' [2J ]0;owned [bold
+                                                              red]hi[/] $\\frac{1}$ 中文 end
+4  0000004                        -           rejected     -  rename prepare.py
+5  0000005                      2.1   -0.309  discard   0.25  wd (open)
 """)
 
 

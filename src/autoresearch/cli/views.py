@@ -142,7 +142,7 @@ def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None
         table.add_row(
             str(each.number), each.commit[:7] or "-", words.number(each.decision.value),
             words.change(contract, each), each.decision.status.value,
-            f"{each.memory_gb:.1f}" if each.own else "-",
+            f"{each.memory_gb:.2f}" if each.own else "-",
             Text(said), style=words.STYLES[each.decision.status],
         )  # fmt: skip
     _table(table)

@@ -112,7 +112,7 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
     lines.append(f"  experiments  {': '.join(filter(None, (done, ', '.join(counts))))}")
     for kept in view.kept[1:]:
         assert kept.decision is not None
-        lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value)}"
+        lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value):>8}"
                      f"  {change(contract, kept):>9}  {description(kept, 60)}")  # fmt: skip
     if view.delivered:
         lines.append(f"  branch       {view.branch}")

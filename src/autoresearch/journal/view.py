@@ -187,6 +187,7 @@ class RunView:
         self.level = Level(body["level"])
         self.engine_started = event.at
         self.ended = None
+        self.end_reason = ""
         self.exhausted = False
         self.paused = None
         self.stop_requested = False
