@@ -25,9 +25,9 @@ PLAIN = sandbox.Sandbox(Level.NONE)
 class Server:
     """A runner serving jobs, as the local executor keeps one."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: Path = RUNNER) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(RUNNER)],
+            [sys.executable, "-I", "-S", str(runner)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
@@ -107,6 +107,43 @@ def test_deadline_kills_whoever_ignores_signals(server: Server, marker: str, box
     assert step["outcome"] == "timeout"
     assert time.monotonic() - began < 5
     assert not alive(f"sleep {marker}")
+
+
+IGNORES = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN if sys.argv[1] == "ignore" else signal.SIG_DFL)
+for _ in range(40):
+    read, write = os.pipe()
+    if os.fork() == 0:
+        sum(range(700_000))
+        os._exit(0)
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+    if sys.argv[1] != "ignore":
+        os.wait()
+"""
+
+
+@pytest.mark.parametrize("account", ["cgroup", "clock"])
+def test_children_that_nobody_waits_for_are_charged(tmp_path: Path, account: str) -> None:
+    runner = tmp_path / "runner.py"
+    group = "make_group()" if account == "cgroup" else "None"
+    runner.write_text(
+        RUNNER.read_text().replace("self.group = make_group()", f"self.group = {group}")
+    )
+    server = Server(runner)
+    used = {}
+    for how in ("wait", "ignore"):
+        argv = [sys.executable, "-c", IGNORES, how]
+        done = server.run(job(PLAIN.process(Box(argv, Path("/"), {}, tmp_path / "log"))))
+        if done["account"] != account:
+            pytest.skip(f"this machine has no {account} for us")
+        assert done["steps"][0]["outcome"] == "ok", (tmp_path / "log").read_text()
+        used[how] = done["steps"][0]["usage"]["cpu_s"]
+    assert used["wait"] > 0.1
+    assert used["ignore"] > 0.5 * used["wait"]
+    server.process.communicate()
 
 
 def test_daemons_do_not_outlive_a_good_exit(server: Server, marker: str, box_of: Any) -> None:

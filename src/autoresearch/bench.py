@@ -108,7 +108,7 @@ class Bench:
         self._cores = pinned_cores(contract.run.cpus)
         self._memory_bytes = contract.run.memory_bytes or machine_memory_bytes() * 9 // 10
         self._empty = places.scratch / "empty"
-        self._setup_mounts: list[Mount] | None = None
+        self.account = ""
 
     # The three things a run measures or runs
 
@@ -487,6 +487,7 @@ class Bench:
         answer = await self.executor.run(job)
         if answer["nonce"] != job["nonce"]:
             raise EvaluationError("the executor answered for another job")
+        self.account = str(answer["account"])
         return answer
 
 

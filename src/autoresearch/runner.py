@@ -15,14 +15,16 @@ A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin":
             "cpu_s": float | null}
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
-The result: {"nonce", "node", "steps": [{"name", "outcome", "detail", "exit_code",
+The result: {"nonce", "node", "account", "steps": [{"name", "outcome", "detail", "exit_code",
              "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s"}]}; steps after a failed
 one are absent; "answer_cpu_s" is the answerer's part of "cpu_s".
 An outcome is one of: ok failed timeout memory processes output disk cpu cancelled.
 
-Processor time is the larger of two accounts: what the kernel reported for every process reaped
-(we are a subreaper, so orphans and namespaces come back to us), and the sum over all processes
-ever seen while sampling the tree.
+Processor time is the largest of the accounts there are: what the kernel reported for every process
+reaped (we are a subreaper, so orphans and namespaces come back to us), the sum over all processes
+ever seen while sampling the tree, and what a control group or an inherited clock was charged, where
+the machine lets us have one. Only the last sees short children of a parent that ignores SIGCHLD:
+nobody reaps those. "account" is "cgroup", "clock" or, without either, "sampling".
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import resource
 import select
 import signal
 import stat
+import struct
 import sys
 import time
 
@@ -53,6 +56,7 @@ PAGE = resource.getpagesize()
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
+PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 
 
 class CancelledError(Exception):
@@ -85,6 +89,77 @@ class Log:
             self.head.write(b"\n[... %d bytes left out ...]\n" % lost)
         self.head.write(kept)
         self.head.close()
+
+
+class Account:
+    """The kernel's own account of everything that ever ran below us, however it ended.
+
+    A control group (version 2) where we may make one, else a task clock that children inherit
+    (perf_event_open(2)), where that is allowed.
+    """
+
+    def __init__(self) -> None:
+        self.group = make_group()
+        self.clock = open_clock() if self.group is None else None
+        self.kind = "cgroup" if self.group else "sampling" if self.clock is None else "clock"
+
+    def enter(self) -> None:
+        """Charge this process and all that it starts from now on."""
+        if self.group:
+            with open(f"{self.group}/cgroup.procs", "w") as file:
+                file.write("0")
+
+    def used_s(self) -> float:
+        """Processor seconds charged so far."""
+        if self.group:
+            with open(f"{self.group}/cpu.stat") as file:
+                return int(file.readline().split()[1]) / 1e6
+        if self.clock is not None:
+            # It runs for ourselves, too.
+            return float(struct.unpack("Q", os.read(self.clock, 8))[0] / 1e9) - time.process_time()
+        return 0.0
+
+    def close(self) -> None:
+        if self.group:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.group)
+
+
+def make_group() -> str | None:
+    """A control group of our own below the one we are in, or None where we may not make one."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            inner = next(line[3:].strip() for line in file if line.startswith("0::"))
+        with open("/proc/mounts") as file:
+            root = next(line.split()[1] for line in file if line.split()[2] == "cgroup2")
+        parent = root + inner.rstrip("/")
+        for name in os.listdir(parent):
+            if name.startswith("autoresearch-") and not os.path.exists(f"/proc/{name[13:]}"):
+                with contextlib.suppress(OSError):
+                    os.rmdir(f"{parent}/{name}")  # left by a killed runner
+        group = f"{parent}/autoresearch-{os.getpid()}"
+        os.mkdir(group)
+        usable = os.access(f"{parent}/cgroup.procs", os.W_OK) and os.path.exists(
+            f"{group}/cpu.stat"
+        )
+    except (OSError, StopIteration):
+        return None
+    if not usable:
+        os.rmdir(group)
+    return group if usable else None
+
+
+def open_clock() -> int | None:
+    """A task clock of this process and its children, or None where that is not allowed."""
+    number = PERF_EVENT_OPEN.get(os.uname().machine)
+    if sys.platform != "linux" or number is None:
+        return None
+    software, task_clock, size = 1, 1, 128
+    inherit, exclude_kernel, exclude_hypervisor = 1 << 1, 1 << 5, 1 << 6
+    flags = inherit | exclude_kernel | exclude_hypervisor
+    wanted = struct.pack("IIQQQQQ", software, size, task_clock, 0, 0, 0, flags).ljust(size, b"\0")
+    clock = int(libc().syscall(number, wanted, 0, -1, -1, 8))
+    return clock if clock >= 0 else None
 
 
 class Tree:
@@ -191,7 +266,9 @@ def only_data(directory: str) -> None:
                 os.unlink(path)
 
 
-def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int]] = ()) -> int:
+def start(
+    process: Fields, job: Fields, account: Account, out: int, pipes: Sequence[tuple[int, int]] = ()
+) -> int:
     """Fork and execute one process in a session of its own; ``pipes`` are (fd there, fd here)."""
     stdin = os.open(process.get("stdin") or os.devnull, os.O_RDONLY)
     parent = os.getpid()
@@ -205,6 +282,7 @@ def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int
         if os.getppid() != parent:
             os._exit(1)
         os.setsid()
+        account.enter()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -238,9 +316,11 @@ def limit(which: int, value: int) -> None:
 class Step:
     """One step while it runs: its processes, their logs, and what they have used."""
 
-    def __init__(self, step: Fields, job: Fields) -> None:
+    def __init__(self, step: Fields, job: Fields, account: Account) -> None:
         self.step = step
         self.job = job
+        self.account = account
+        self.charged_before_s = account.used_s()
         self.began = time.monotonic()
         self.wall_s = 0.0
         self.logs: list[Log] = []
@@ -248,6 +328,7 @@ class Step:
         self.started: list[int] = []
         self.exits: dict[int, int] = {}
         self.cpu_s = 0.0
+        self.scorer_cpu_s = 0.0
         self.answer_cpu_s = 0.0
         self.largest_rss_bytes = 0
         self.tree = Tree()
@@ -272,7 +353,7 @@ class Step:
                 read, write = os.pipe()
                 self.logs.append(Log(process["log"], self.job["log_bytes"]))
                 self.readers[read] = self.logs[-1]
-                self.started.append(start(process, self.job, write, descriptors))
+                self.started.append(start(process, self.job, self.account, write, descriptors))
                 os.close(write)
         finally:
             for fd in held:
@@ -325,10 +406,16 @@ class Step:
                 return "cpu", f"used more than {process['cpu_s']:g} s of processor time"
         return None
 
+    def charged_s(self) -> float:
+        """What the kernel's account was charged since the step began."""
+        return self.account.used_s() - self.charged_before_s
+
     def sample_answer(self) -> None:
         """Remember what the answerer, if there is one, has used so far."""
-        for pid in self.started[1:]:
-            self.answer_cpu_s = max(self.answer_cpu_s, cpu_below(pid))
+        for scorer, answerer in zip(self.started, self.started[1:]):
+            self.scorer_cpu_s = max(self.scorer_cpu_s, cpu_below(scorer))
+            rest_s = self.charged_s() - self.scorer_cpu_s
+            self.answer_cpu_s = max(self.answer_cpu_s, cpu_below(answerer), rest_s)
 
     def reap(self) -> bool:
         """Collect every child that has ended, and what it used; False when none is left."""
@@ -342,6 +429,8 @@ class Step:
             self.exits[pid] = os.waitstatus_to_exitcode(status)
             used_s = usage.ru_utime + usage.ru_stime
             self.cpu_s += used_s
+            if pid in self.started[:1]:
+                self.scorer_cpu_s = max(self.scorer_cpu_s, used_s)
             if pid in self.started[1:]:
                 self.answer_cpu_s = max(self.answer_cpu_s, used_s)
             scale = 1 if sys.platform == "darwin" else 1024
@@ -372,14 +461,14 @@ class Step:
     def usage(self) -> Fields:
         return {
             "wall_s": round(self.wall_s, 4),
-            "cpu_s": round(max(self.cpu_s, self.tree.cpu_s()), 4),
+            "cpu_s": round(max(self.cpu_s, self.tree.cpu_s(), self.charged_s()), 4),
             "peak_rss_bytes": max(self.tree.peak_rss_bytes, self.largest_rss_bytes),
         }
 
 
-def run_step(step: Fields, job: Fields, leash: int | None) -> Fields:
+def run_step(step: Fields, job: Fields, account: Account, leash: int | None) -> Fields:
     """Run one step to its end or its limits; returns its entry of the result."""
-    running = Step(step, job)
+    running = Step(step, job, account)
     try:
         running.launch()
         outcome, detail = running.watch(leash)
@@ -428,14 +517,19 @@ def describe_exit(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def run_job(job: Fields, leash: int | None) -> Fields:
+def run_job(job: Fields, account: Account, leash: int | None) -> Fields:
     """Run a job's steps in order until one does not end well, and write its result."""
     steps = []
     for step in job["steps"]:
-        steps.append(run_step(step, job, leash))
+        steps.append(run_step(step, job, account, leash))
         if steps[-1]["outcome"] != "ok":
             break
-    result = {"nonce": job["nonce"], "node": os.uname().nodename, "steps": steps}
+    result = {
+        "nonce": job["nonce"],
+        "node": os.uname().nodename,
+        "account": account.kind,
+        "steps": steps,
+    }
     if job.get("result"):
         # A file of its own, then a rename: nobody ever reads half a result.
         temporary = f"{job['result']}.{os.getpid()}"
@@ -445,7 +539,7 @@ def run_job(job: Fields, leash: int | None) -> Fields:
     return result
 
 
-def serve() -> None:
+def serve(account: Account) -> None:
     """Run jobs from stdin until it closes; a line while a job runs cancels it."""
     buffer = b""
     while True:
@@ -458,7 +552,7 @@ def serve() -> None:
             if not line.strip():
                 continue
             try:
-                answer = run_job(json.loads(line), leash=0)
+                answer = run_job(json.loads(line), account, leash=0)
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             try:
@@ -470,16 +564,19 @@ def serve() -> None:
 def main() -> int:
     # Orphans of the tree come back to us, with what they used.
     control_processes(PR_SET_CHILD_SUBREAPER, 1)
+    account = Account()
     if len(sys.argv) == 1:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        serve()
+        serve(account)
+        account.close()
         return 0
     with open(sys.argv[1]) as file:
         job = json.load(file)
     read, write = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(write, b"x"))
-    result = run_job(job, leash=read)
+    result = run_job(job, account, leash=read)
+    account.close()
     return 0 if all(step["outcome"] == "ok" for step in result["steps"]) else 1
 
 

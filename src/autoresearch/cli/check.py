@@ -126,6 +126,12 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
             finding.crippled = await bench.measure(empty, 1, 0, seed=1)
         except AutoresearchError as error:
             finding.notes.append(f"an emptied {editable[0]} breaks the evaluation: {error.message}")
+        if bench.account == "sampling":
+            finding.notes.append(
+                "processor time of children that nobody waits for is only sampled here: this"
+                " account may not make a control group, nor use perf_event_open"
+                " (kernel.perf_event_paranoid above 2)"
+            )
     finally:
         await executor.close()
         store.close()
