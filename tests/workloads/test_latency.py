@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -29,6 +30,8 @@ END""",
     "echo 'def nearest(points, queries, k): return [[0] * k for _ in queries]' >nearest.py",
     # Ends the process with success before the work is done.
     "echo 'import os; os._exit(0)' >nearest.py",
+    # Forgets that equal points have an order.
+    "sed -i 's/_, i in found/_, i in sorted(found, key=lambda f: (f[0], -f[1]))/' nearest.py",
     # Leaves something that is no data.
     'echo \'import os; open(os.environ["AUTORESEARCH_OUT"] + "/answers.json", "w").write'
     '("[" * 100000); os._exit(0)\' >nearest.py',
@@ -47,8 +50,38 @@ def nearest(points, queries, k):
     os.close(write)
     return eval(os.fdopen(read).read())
 END""",
+    # A guard that imports the candidate can be ended, but not be counted.
+    """sed -i 's/^LEAF_SIZE = .*/LEAF_SIZE = 16/' nearest.py
+cat >>nearest.py <<'END'
+import os, sys
+if "unittest" in sys.modules:
+    os._exit(0)
+END""",
     "rm test_nearest.py",
 )
+# Does the work in short-lived children that nobody waits for: their time is in no parent's account.
+UNWAITED = """cat >>nearest.py <<'END'
+import json, os, signal
+inner = nearest
+def nearest(points, queries, k):
+    if not points or k < 1:
+        return inner(points, queries, k)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    tree, answers = Node(points, list(range(len(points))), 0), []
+    for at in range(0, len(queries), 8):
+        read, write = os.pipe()
+        if os.fork() == 0:
+            some = []
+            for query in queries[at:at + 8]:
+                found = []
+                tree.search(points, query, k, found)
+                some.append([i for _, i in found])
+            os.write(write, json.dumps(some).encode())
+            os._exit(0)
+        os.close(write)
+        answers += json.loads(os.fdopen(read).read())
+    return answers
+END"""
 
 
 def test_the_reference_and_the_function_agree(tmp_path: Path) -> None:
@@ -65,25 +98,28 @@ def test_the_reference_and_the_function_agree(tmp_path: Path) -> None:
         assert done.stdout == "METRIC cpu_seconds=1.25\n"
 
 
-@pytest.fixture
-def task(tmp_path: Path) -> Toy:
-    toy = Toy(tmp_path / "latency")
+def task(folder: Path, *cases: str) -> Toy:
+    toy = Toy(folder / "latency")
     copy_workload("latency", toy.root)
     contract = toy.root / "autoresearch.toml"
-    text = contract.read_text().replace('LATENCY_POINTS = "6000"', 'LATENCY_POINTS = "3000"')
+    text = contract.read_text().replace('LATENCY_POINTS = "12000"', 'LATENCY_POINTS = "3000"')
+    assert text != contract.read_text()
     agent = '[agent]\nuse = "command"\n[agent.command]\nargv = ["./agent.sh"]\n'
     contract.write_text(f"{text}\n{agent}")
-    (toy.root / "agent.sh").write_text(counting(*CASES))
+    (toy.root / "agent.sh").write_text(counting(*cases))
     (toy.root / "agent.sh").chmod(0o755)
     toy.git("add", "--all")
     toy.git(*IDENTITY, "commit", "--quiet", "-m", "Try")
     return toy
 
 
-def test_only_honest_speed_pays(task: Toy) -> None:
-    task.call("run", "--max-experiments", str(len(CASES)))
-    decisions = [each.decision for each in task.view().decided]
-    baseline, faster, forged, wrong, early, no_data, forked, guard = (d for d in decisions if d)
+def test_only_honest_speed_pays(tmp_path: Path) -> None:
+    run = task(tmp_path, *CASES)
+    run.call("run", "--max-experiments", str(len(CASES)))
+    decisions = [each.decision for each in run.view().decided]
+    baseline, faster, forged, wrong, early, ties, no_data, forked, unguarded, guard = (
+        d for d in decisions if d
+    )
     assert (faster.status, baseline.status) == (Status.KEEP, Status.KEEP)
     assert baseline.value is not None and faster.value is not None
     assert faster.value < 0.75 * baseline.value
@@ -93,5 +129,19 @@ def test_only_honest_speed_pays(task: Toy) -> None:
     assert forked.status is not Status.KEEP
     assert wrong.status is Status.CRASH and wrong.reason == "answer 0 of 750 is wrong"
     assert (early.status, early.reason) == (Status.CRASH, "no answers were written")
+    assert ties.status is Status.CRASH and ties.reason.endswith("is wrong")
     assert (no_data.status, no_data.reason) == (Status.CRASH, "the answers are not JSON")
+    assert unguarded.status is Status.DISCARD
     assert guard.status is Status.REJECTED and "test_nearest.py" in guard.reason
+
+
+def test_children_that_nobody_waits_for_are_no_gain(tmp_path: Path) -> None:
+    run = task(tmp_path, UNWAITED)
+    run.call("run", "--max-experiments", "1")
+    result = json.loads((run.run_folder / "experiments/1/samples/0/result.json").read_text())
+    if result["account"] == "sampling":
+        pytest.skip("this machine gives us no account of children that nobody waits for")
+    baseline, unwaited = (each.decision for each in run.view().decided)
+    assert baseline is not None and unwaited is not None
+    assert unwaited.status is not Status.KEEP
+    assert unwaited.value is None or unwaited.value > 0.8 * (baseline.value or 0)

@@ -26,4 +26,8 @@ def draw() -> tuple[list[Point], list[Point], int]:
         return tuple(round(rng.gauss(centre, width)) for centre, width in rng.choice(clusters))
 
     count = int(os.environ["LATENCY_POINTS"])
-    return [point() for _ in range(count)], [point() for _ in range(count // 4)], K
+    points, queries = [point() for _ in range(count)], [point() for _ in range(count // 4)]
+    # Equal points in different places of the list: the order of equals is part of the answer.
+    points[::50] = queries[: len(points[::50])]
+    points[25::50] = queries[: len(points[25::50])]
+    return points, queries, K
