@@ -66,7 +66,7 @@ class Campaign:
 
     def standing(self) -> Standing:
         values = [value for value, _, _ in self.references]
-        noise = self.closed.add(values) if len(values) > 1 else self.closed
+        noise = self.closed.settle(values) if len(values) > 1 else self.closed
         return Standing(
             tuple(Reference(v, self.decided - then, kept) for v, then, kept in self.references),
             noise,

@@ -176,6 +176,17 @@ def test_confirm_can_be_told() -> None:
     assert len(evidence.fresh) == 3
 
 
+def test_noise_follows_an_incumbent_that_became_much_quieter() -> None:
+    loud = Noise().add([45.0, 46.0, 43.0, 48.0, 44.0])
+    quiet = [1.20, 1.21, 1.19, 1.20]
+    assert loud.settle(quiet).sigma(1.2)[0] < 0.02
+    assert loud.add(quiet).sigma(1.2)[0] > 1
+    # Two samples, or a difference that chance explains, change nothing.
+    assert loud.settle(quiet[:2]) == loud.add(quiet[:2])
+    calmer = [1.0, 2.0, 0.4, 1.4]
+    assert loud.settle(calmer) == loud.add(calmer)
+
+
 EXACT = Standing(tuple(Reference(10.0, 1) for _ in range(5)), Noise().add([10.0] * 5),
                  seed_sensitive=False)  # fmt: skip
 

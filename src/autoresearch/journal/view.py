@@ -145,7 +145,7 @@ class RunView:
     @property
     def noise(self) -> Noise:
         values = [value for value, _, _ in self.references]
-        return self.closed_noise.add(values) if len(values) > 1 else self.closed_noise
+        return self.closed_noise.settle(values) if len(values) > 1 else self.closed_noise
 
     def standing(self) -> Standing:
         """What the run knew before the experiment in flight."""
@@ -298,7 +298,7 @@ class RunView:
 
     def _crown(self, experiment: Experiment, decision: Decision) -> None:
         if len(self.references) > 1:
-            self.closed_noise = self.closed_noise.add([value for value, _, _ in self.references])
+            self.closed_noise = self.noise
         values = (
             experiment.values(Role.BASELINE)
             or experiment.values(Role.FRESH)
