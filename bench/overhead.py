@@ -5,7 +5,8 @@
 Runs the real engine with full confinement and durability on a trivial task, with the ``replay``
 agent. Counted is the processor time of the engine, its runner, git and bubblewrap; not that of
 the agent, the command and the evaluation, which is measured beside it and taken off. Prints the
-first 50 experiments against the last 50, and the primitives in the same run.
+first 50 experiments against the last 50, the primitives in the same run, and what ``--help`` costs
+next to a bare click program's.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ use = "replay"
 [agent.replay]
 dir = "patches"
 """
+BARE_CLICK = "import click; click.group()(lambda: None)()"
 WINDOW = 50
 
 
@@ -159,6 +161,8 @@ def main() -> int:
             "git_commit_ms": 1000 * git_commit_s(folder / "git"),
             "journal_row_cpu_ms": 1000 * row_cpu_s,
             "journal_row_wall_ms": 1000 * row_wall_s,
+            "help_ms": 1000 * spent([sys.executable, "-m", "autoresearch", "--help"]),
+            "bare_click_help_ms": 1000 * spent([sys.executable, "-c", BARE_CLICK, "--help"]),
         }
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -175,6 +179,11 @@ def main() -> int:
         print(f"  git add, commit   {figures['git_commit_ms']:7.1f} ms")
         row = f"wall {figures['journal_row_wall_ms']:.1f}, sqlite {sqlite3.sqlite_version}"
         print(f"  journal row       {figures['journal_row_cpu_ms']:7.1f} ms  ({row})")
+        ratio = figures["help_ms"] / figures["bare_click_help_ms"]
+        print(
+            f"autoresearch --help {figures['help_ms']:7.1f} ms,"
+            f" {ratio:.2f} times a bare click program's"
+        )
     return 0
 
 

@@ -103,30 +103,32 @@ class Account:
         self.clock = open_clock() if self.group is None else None
         self.kind = "cgroup" if self.group else "sampling" if self.clock is None else "clock"
 
-    def enter(self) -> None:
-        """Charge this process and all that it starts from now on."""
-        if self.group:
-            with open(f"{self.group}/cgroup.procs", "w") as file:
-                file.write("0")
-
     def used_s(self) -> float:
-        """Processor seconds charged so far."""
+        """Processor seconds charged so far, but for our own."""
         if self.group:
             with open(f"{self.group}/cpu.stat") as file:
-                return int(file.readline().split()[1]) / 1e6
-        if self.clock is not None:
-            # It runs for ourselves, too.
-            return float(struct.unpack("Q", os.read(self.clock, 8))[0] / 1e9) - time.process_time()
-        return 0.0
+                charged_s = int(file.readline().split()[1]) / 1e6
+        elif self.clock is not None:
+            charged_s = struct.unpack("Q", os.read(self.clock, 8))[0] / 1e9
+        else:
+            return 0.0
+        return float(charged_s) - time.process_time()
 
     def close(self) -> None:
         if self.group:
             with contextlib.suppress(OSError):
+                enter(os.path.dirname(self.group))
                 os.rmdir(self.group)
 
 
+def enter(group: str) -> None:
+    """Move this process to a control group; what it starts from now on is in it, too."""
+    with open(f"{group}/cgroup.procs", "w") as file:
+        file.write("0")
+
+
 def make_group() -> str | None:
-    """A control group of our own below the one we are in, or None where we may not make one."""
+    """A control group that we are now in, or None where we may not make one."""
     try:
         with open("/proc/self/cgroup") as file:
             inner = next(line[3:].strip() for line in file if line.startswith("0::"))
@@ -139,14 +141,15 @@ def make_group() -> str | None:
                     os.rmdir(f"{parent}/{name}")  # left by a killed runner
         group = f"{parent}/autoresearch-{os.getpid()}"
         os.mkdir(group)
-        usable = os.access(f"{parent}/cgroup.procs", os.W_OK) and os.path.exists(
-            f"{group}/cpu.stat"
-        )
     except (OSError, StopIteration):
         return None
-    if not usable:
+    try:
+        os.stat(f"{group}/cpu.stat")
+        enter(group)
+    except OSError:
         os.rmdir(group)
-    return group if usable else None
+        return None
+    return group
 
 
 def open_clock() -> int | None:
@@ -266,9 +269,7 @@ def only_data(directory: str) -> None:
                 os.unlink(path)
 
 
-def start(
-    process: Fields, job: Fields, account: Account, out: int, pipes: Sequence[tuple[int, int]] = ()
-) -> int:
+def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int]] = ()) -> int:
     """Fork and execute one process in a session of its own; ``pipes`` are (fd there, fd here)."""
     stdin = os.open(process.get("stdin") or os.devnull, os.O_RDONLY)
     parent = os.getpid()
@@ -282,7 +283,6 @@ def start(
         if os.getppid() != parent:
             os._exit(1)
         os.setsid()
-        account.enter()
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -353,7 +353,7 @@ class Step:
                 read, write = os.pipe()
                 self.logs.append(Log(process["log"], self.job["log_bytes"]))
                 self.readers[read] = self.logs[-1]
-                self.started.append(start(process, self.job, self.account, write, descriptors))
+                self.started.append(start(process, self.job, write, descriptors))
                 os.close(write)
         finally:
             for fd in held:
