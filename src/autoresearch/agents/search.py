@@ -43,6 +43,10 @@ CURVATURE = 0.12
 CRASH = 2.5
 NOISES = (0.004, 0.02, 0.08, 0.32)
 OTHER_CHOICE = 1.5
+DOUBT = 6.0
+PRIOR = 2.0
+RELEVANCE = 1.5
+ENOUGH = 8
 
 
 class SearchAgent:
@@ -434,30 +438,80 @@ class Model:
     """An additive Gaussian process with interactions, over places in natural steps."""
 
     def __init__(self, landscape: Landscape) -> None:
-        axes = landscape.dimensions
+        axes, rows = landscape.dimensions, landscape.rows
         self.count = len(axes)
         self.start = landscape.start
         self.gaps = [0.0 if axis.ordered else OTHER_CHOICE for axis in axes]
-        total = sum(axis.weight for axis in axes)
-        self.shares = [axis.weight / total * self.count for axis in axes]
+        self.shares = _scaled([axis.weight for axis in axes])
+        residual = [w - self._prior(row) for w, row in zip(landscape.worse, rows, strict=True)]
+        latest, lately = rows[-LATEST:], residual[-LATEST:]
+        noise = self._likely_noise(latest, lately)
+        if len(latest) >= ENOUGH:
+            self.shares = self._relevance(latest, lately, noise)
+            noise = self._likely_noise(latest, lately)
+        self._fit(rows, residual, noise)
+        self.crash_alpha = _solve_up(self.factor, _solve_down(self.factor, landscape.crashed))
         self.own = sum(self.shares) + INTERACTION * self.count
-        # One list per constant, so that a move of a few constants costs only those.
-        rows = landscape.rows
-        self.columns = [[row[i] for row in rows] for i in range(self.count)]
-        kernel = [self._kernel(row, j + 1) for j, row in enumerate(rows)]
         squares = [self._squares(i, at, len(rows)) for i, at in enumerate(self.start)]
         self.near = [
             [(share / (1 + each), each) for each in column]
             for share, column in zip(self.shares, squares, strict=True)
         ]
         self.alike, self.apart = self._parts(self.start, len(rows))
-        residual = [w - self._prior(row) for w, row in zip(landscape.worse, rows, strict=True)]
-        self.factor, self.alpha = _fit(kernel, residual)
-        self.crash_alpha = _solve_up(self.factor, _solve_down(self.factor, landscape.crashed))
         here = self._joined(self.alike, self.apart)
         self.at_start = sum(map(mul, here, self.alpha))
         self.start_down = _solve_down(self.factor, here)
         self.start_variance = self.own - sum(map(mul, self.start_down, self.start_down))
+
+    def _fit(self, rows: Sequence[Vector], residual: Sequence[float], noise: float) -> None:
+        """Weigh the rows; ``scale`` is how large effects turned out, in prior units."""
+        self.factor = _cholesky(self._matrix(rows), noise)
+        down = _solve_down(self.factor, residual)
+        self.alpha = _solve_up(self.factor, down)
+        self.scale = math.sqrt(_scale_sq(down))
+
+    def _likely_noise(self, rows: Sequence[Vector], residual: Sequence[float]) -> float:
+        """The noise that explains the rows best."""
+        kernel, costs = self._matrix(rows), []
+        for noise in NOISES:
+            factor = _cholesky(kernel, noise)
+            down = _solve_down(factor, residual)
+            fit = (len(rows) + DOUBT) / 2 * math.log(_scale_sq(down))
+            costs.append(fit + sum(math.log(row[-1]) for row in factor))
+        return NOISES[costs.index(min(costs))]
+
+    def _relevance(
+        self, rows: Sequence[Vector], residual: Sequence[float], noise: float
+    ) -> list[float]:
+        """How much each constant turned out to matter, against what was thought before."""
+        self._fit(rows, residual, noise)
+        shares = []
+        for i, share in enumerate(self.shares):
+            effects: dict[float, float] = {}
+            for row, weight in zip(rows, self.alpha, strict=True):
+                effects[row[i]] = effects.get(row[i], 0.0) + weight
+            effects.setdefault(self.start[i], 0.0)
+            likeness = {at: self._likeness(i, at, effects) for at in effects}
+            level = sum(map(mul, likeness[self.start[i]], effects.values()))
+            seen, expected = 0.0, 0.0
+            for row in rows:
+                if row[i] != self.start[i]:
+                    effect = sum(map(mul, likeness[row[i]], effects.values())) - level
+                    seen += (share * effect) ** 2
+                    expected += 2 * share * (1 - self._alike(i, row[i], self.start[i]))
+            expected *= self.scale**2
+            shares.append(share * (PRIOR + RELEVANCE * seen) / (PRIOR + expected))
+        return _scaled(shares)
+
+    def _alike(self, i: int, a: float, b: float) -> float:
+        return 1.0 if a == b else 1 / (1 + ((self.gaps[i] or a - b) / REACH) ** 2)
+
+    def _likeness(self, i: int, at: float, others: Iterable[float]) -> list[float]:
+        return [self._alike(i, at, other) for other in others]
+
+    def _matrix(self, rows: Sequence[Vector]) -> list[list[float]]:
+        self.columns = [[row[i] for row in rows] for i in range(self.count)]
+        return [self._kernel(row, j + 1) for j, row in enumerate(rows)]
 
     def promise(self, place: Vector) -> float:
         """Expected gain over the incumbent, less what its chance of crashing costs."""
@@ -466,7 +520,7 @@ class Model:
         down = _solve_down(self.factor, near)
         variance = self.own - sum(map(mul, down, down))
         shared = alike - sum(map(mul, down, self.start_down))
-        spread = math.sqrt(max(1e-12, variance + self.start_variance - 2 * shared))
+        spread = self.scale * math.sqrt(max(1e-12, variance + self.start_variance - 2 * shared))
         crash: float = min(0.95, max(0.0, sum(map(mul, near, self.crash_alpha))))
         return (1 - crash) * _expected(gain, spread)
 
@@ -527,19 +581,14 @@ def _expected(gain: float, spread: float) -> float:
     return gain * 0.5 * (1 + math.erf(z / math.sqrt(2))) + spread * density
 
 
-def _fit(
-    kernel: list[list[float]], target: Sequence[float]
-) -> tuple[list[list[float]], list[float]]:
-    """Factor and weights at the noise that explains the latest rows best."""
-    first = max(0, len(target) - LATEST)
-    latest = [row[first:] for row in kernel[first:]]
-    costs = []
-    for noise in NOISES:
-        factor = _cholesky(latest, noise)
-        down = _solve_down(factor, target[first:])
-        costs.append(sum(map(mul, down, down)) / 2 + sum(math.log(row[-1]) for row in factor))
-    factor = _cholesky(kernel, NOISES[costs.index(min(costs))])
-    return factor, _solve_up(factor, _solve_down(factor, target))
+def _scaled(weights: Sequence[float]) -> list[float]:
+    """The weights with a mean of one."""
+    total = sum(weights)
+    return [weight * len(weights) / total for weight in weights]
+
+
+def _scale_sq(down: Sequence[float]) -> float:
+    return (DOUBT + sum(map(mul, down, down))) / (DOUBT + len(down))
 
 
 def _cholesky(lower: Sequence[Sequence[float]], noise: float) -> list[list[float]]:
