@@ -16,14 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoresearch.agents.constants import Value, read
-from autoresearch.agents.search import (
-    MOST_AT_ONCE,
-    PATIENCE,
-    Parsed,
-    SearchAgent,
-    removals,
-    without,
-)
+from autoresearch.agents.landscape import MOST_AT_ONCE
+from autoresearch.agents.search import SearchAgent
+from autoresearch.agents.simplify import PATIENCE, removals, without
+from autoresearch.agents.sources import Parsed
 from autoresearch.errors import AgentError
 from autoresearch.types import Assignment, Kind, Metric, Past, Plan, Proposal, Range, Status
 

@@ -1,0 +1,224 @@
+"""Where the search agent goes next: local moves around the incumbent, the most promising first.
+
+Knows constants and past values; nothing of files. Equal histories and seeds give equal moves.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..types import Metric, Status
+from .constants import Dimension, Value
+from .sources import Key, Parsed, Trial
+from .surrogate import Surrogate, Vector
+
+MOST_AT_ONCE = 4  # constants changed together
+ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
+CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
+
+
+@dataclass(frozen=True, slots=True)
+class Landscape:
+    """What the history says about the surroundings of the incumbent, in natural steps.
+
+    ``rows`` are measured places with ``worse``: how much worse than the incumbent each was, in
+    typical effects of one step; a crash counts as clearly worse.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    now: tuple[Value, ...]
+    start: Vector
+    rows: tuple[Vector, ...]
+    worse: tuple[float, ...]
+    crashed: tuple[float, ...]
+    tried: frozenset[tuple[Value, ...]]
+    momentum: Vector
+    idle: int
+
+    @classmethod
+    def of(
+        cls,
+        here: Parsed,
+        dimensions: Mapping[Key, Dimension],
+        trials: Sequence[Trial],
+        metric: Metric,
+    ) -> Landscape:
+        keys = tuple(dimensions)
+        axes = tuple(dimensions.values())
+        now = tuple(here.constants[key].value for key in keys)
+        start = tuple(axis.place(value) for axis, value in zip(axes, now, strict=True))
+        kept = [trial for trial in trials if trial.past.status is Status.KEEP]
+        known = {trial.parsed.skeleton for trial in kept} | {here.skeleton}
+        tried = {now}
+        rows: list[Vector] = []
+        losses: list[float | None] = []
+        base = kept[-1].past.value if kept else None
+        places: list[dict[Value, float]] = [{} for _ in axes]
+        for trial in trials:
+            if trial.parsed.skeleton not in known:
+                continue
+            theirs = trial.parsed.constants
+            values = tuple(
+                theirs[key].value if key in theirs else value
+                for key, value in zip(keys, now, strict=True)
+            )
+            if trial.parsed.skeleton == here.skeleton:
+                tried.add(values)
+            failed = trial.past.status in (Status.CRASH, Status.TIMEOUT)
+            if not failed and (trial.past.value is None or base is None):
+                continue
+            for axis, place, value in zip(axes, places, values, strict=True):
+                if value not in place:
+                    place[value] = axis.place(value)
+            rows.append(tuple(map(dict.__getitem__, places, values)))
+            losses.append(None if failed else -metric.gain(trial.past.value or 0.0, base or 0.0))
+        rows, losses = _nearest(start, rows, losses)
+        worse = _standardised(losses)
+        crashed = tuple(1.0 if loss is None else 0.0 for loss in losses)
+        return cls(
+            axes, now, start, tuple(rows), worse, crashed, frozenset(tried),
+            _momentum(kept, keys, axes, start), _idle(trials),
+        )  # fmt: skip
+
+    def propose(self, rng: random.Random) -> tuple[Value, ...] | None:
+        """The values to try next: the most promising untried move, None if there is none."""
+        model = Surrogate(self.dimensions, self.start, self.rows, self.worse, self.crashed)
+        scored: list[tuple[float, Vector]] = []
+        for move in self._moves(rng):
+            self._consider(model, move, scored)
+        scored.sort(key=lambda each: -each[0])
+        for move in self._combined(scored, rng):
+            self._consider(model, move, scored)
+        if not scored:
+            return self._anything(rng)
+        return self._values(max(scored, key=lambda each: each[0])[1])
+
+    def _consider(self, model: Surrogate, move: Vector, scored: list[tuple[float, Vector]]) -> None:
+        values = self._values(tuple(a + b for a, b in zip(self.start, move, strict=True)))
+        if values in self.tried:
+            return
+        place = tuple(a.place(v) for a, v in zip(self.dimensions, values, strict=True))
+        scored.append((model.promise(place), place))
+
+    def _values(self, place: Vector) -> tuple[Value, ...]:
+        return tuple(
+            now if at == start else axis.value(at)
+            for axis, at, start, now in zip(
+                self.dimensions, place, self.start, self.now, strict=True
+            )
+        )
+
+    def _moves(self, rng: random.Random) -> Iterator[Vector]:
+        """Single steps both ways, the last success repeated and enlarged, and random mixtures."""
+        count = len(self.dimensions)
+        radius = max(0.35, 1.2 * 0.93**self.idle)
+        for i in range(count):
+            for sign in (1, -1):
+                move = [0.0] * count
+                move[i] = self._step(i, sign * radius * rng.choice((0.7, 1.0, 1.6)), rng)
+                yield tuple(move)
+        if any(self.momentum):
+            for factor in (0.5, 1.0, 2.0):
+                yield tuple(factor * each for each in self.momentum)
+        for _ in range(16):
+            yield self._mixture(rng, radius)
+
+    def _mixture(self, rng: random.Random, radius: float) -> Vector:
+        count = len(self.dimensions)
+        move = [0.0] * count
+        for i in rng.sample(range(count), min(count, rng.randint(2, MOST_AT_ONCE))):
+            move[i] = self._step(i, radius * rng.gauss(0, 1), rng)
+        return tuple(move)
+
+    def _step(self, i: int, size: float, rng: random.Random) -> float:
+        """A move along one dimension that changes its value, if it can."""
+        axis = self.dimensions[i]
+        if axis.scale == "choice" and not axis.ordered:
+            others = [k for k in range(len(axis.choices)) if k != self.start[i]]
+            return rng.choice(others) - self.start[i]
+        low, high = axis.bounds()
+        if not low <= self.start[i] + math.copysign(1e-6, size) <= high:
+            size = -size
+        if axis.whole or axis.scale == "choice":
+            now = axis.value(self.start[i])
+            for stretch in (1.0, 1.5, 2.0, 3.0):
+                if axis.value(self.start[i] + stretch * size) != now:
+                    return stretch * size
+        return size
+
+    def _combined(
+        self, scored: Sequence[tuple[float, Vector]], rng: random.Random
+    ) -> Iterator[Vector]:
+        """The most promising moves of different constants, together."""
+        moves = [
+            tuple(b - a for a, b in zip(self.start, place, strict=True)) for _, place in scored[:8]
+        ]
+        for first in range(min(4, len(moves))):
+            total = moves[first]
+            for other in moves[first + 1 :]:
+                if not any(a and b for a, b in zip(total, other, strict=True)):
+                    joined = tuple(a + b for a, b in zip(total, other, strict=True))
+                    if sum(map(bool, joined)) <= MOST_AT_ONCE:
+                        yield joined
+                        total = joined
+
+    def _anything(self, rng: random.Random) -> tuple[Value, ...] | None:
+        """Any untried values near by: for small spaces that are nearly exhausted."""
+        for attempt in range(400):
+            move = self._mixture(rng, 1 + attempt / 40)
+            values = self._values(tuple(a + b for a, b in zip(self.start, move, strict=True)))
+            if values not in self.tried:
+                return values
+        return None
+
+
+def _nearest(
+    start: Vector, rows: list[Vector], losses: list[float | None]
+) -> tuple[list[Vector], list[float | None]]:
+    """The rows that say most about the surroundings, so that the cost stays flat."""
+    if len(rows) <= ROWS:
+        return rows, losses
+    order = sorted(range(len(rows)), key=lambda i: (_distance(start, rows[i]), -i))
+    chosen = sorted(order[:ROWS])
+    return [rows[i] for i in chosen], [losses[i] for i in chosen]
+
+
+def _distance(a: Vector, b: Vector) -> float:
+    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+
+def _standardised(losses: Sequence[float | None]) -> tuple[float, ...]:
+    """Losses in units of a typical one-step effect; very bad ones count as just bad."""
+    sizes = sorted(abs(loss) for loss in losses if loss)
+    unit = sizes[len(sizes) // 2] / 1.5 if sizes else 1.0
+    return tuple(CRASH if loss is None else _squashed(loss / unit) for loss in losses)
+
+
+def _squashed(loss: float) -> float:
+    return loss if loss < 2 else 2 + math.log(loss - 1)
+
+
+def _momentum(
+    kept: Sequence[Trial], keys: Sequence[Key], axes: Sequence[Dimension], start: Vector
+) -> Vector:
+    """The last kept move of numbers."""
+    if len(kept) < 2:
+        return (0.0,) * len(axes)
+    before = kept[-2].parsed.constants
+    return tuple(
+        at - axis.place(before[key].value)
+        if key in before and (axis.scale != "choice" or axis.ordered)
+        else 0.0
+        for key, axis, at in zip(keys, axes, start, strict=True)
+    )
+
+
+def _idle(trials: Sequence[Trial]) -> int:
+    """How many experiments ended since the last keep."""
+    for count, trial in enumerate(reversed(trials)):
+        if trial.past.status is Status.KEEP:
+            return count
+    return len(trials)
