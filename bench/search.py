@@ -1,0 +1,387 @@
+"""The search agent against TPE, CMA-ES and random search, from the same start, in the same run.
+
+    python bench/search.py [--quick | --full] [--seeds N] [--only NAME] [--jobs N] [--told]
+
+Every method proposes constants of a small train.py; the real keep rule decides on noisy samples
+whether a proposal becomes the incumbent. Printed is the incumbent's TRUE value, as the part of the
+possible gain that is still missing (1 at the start, 0 at the optimum), median over seeds. The agent
+edits source text and infers its ranges; the samplers, with Optuna's defaults, are given the true
+ones (``--told`` gives them to the agent too). Exits 1 when the claim fails: nowhere behind the best
+other method by more than noise, ahead of it in most medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import math
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+import landscapes
+import optuna
+from landscapes import Axis, Task, Value
+
+from autoresearch.agents.search import SearchAgent
+from autoresearch.decide import (
+    CheckGuards,
+    Evidence,
+    MoreSamples,
+    Noise,
+    Reference,
+    Rule,
+    Standing,
+    decide,
+)
+from autoresearch.size import tokens_added
+from autoresearch.types import Assignment, Decision, Kind, Metric, Past, Plan, Status
+
+MARKS = (12, 25, 50, 100)
+METHODS = ("search", "tpe", "cma-es", "random")
+RECENT = 20
+CRASHED = 1e3  # a crash is told to samplers as a very bad value: they learn from it
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", module="optuna")
+
+
+# One run: a method proposes, the real keep rule decides
+
+
+class Method(Protocol):
+    """Proposes scripts and is told how each one ended."""
+
+    def begin(self, value: float) -> None: ...
+
+    def ask(self) -> str: ...
+
+    def tell(self, status: Status, value: float | None) -> None: ...
+
+
+@dataclass
+class Agent:
+    """The real agent on real source text in a directory."""
+
+    task: Task
+    folder: Path
+    seed: int
+    told: bool = False
+    history: list[Past] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.agent = SearchAgent()
+        self.incumbent = self.candidate = self.task.script
+        self.space = {axis.name: axis.told() for axis in self.task.axes} if self.told else {}
+
+    def begin(self, value: float) -> None:
+        self._record(Kind.BASELINE, Status.KEEP, value, "baseline")
+
+    def ask(self) -> str:
+        file, number = self.folder / "train.py", len(self.history)
+        file.write_text(self.incumbent)
+        assignment = Assignment(
+            number, self.folder, (file.name,), Plan(_commit(self.incumbent), Kind.TUNE),
+            1000 * self.seed + number, Metric("loss"), self.space, self.history,
+            self.folder, self.folder,
+        )  # fmt: skip
+        began = time.process_time()
+        self.proposal = asyncio.run(self.agent.propose(assignment))
+        self.seconds.append(time.process_time() - began)
+        self.candidate = file.read_text()
+        return self.candidate
+
+    def tell(self, status: Status, value: float | None) -> None:
+        self._record(self.proposal.kind or Kind.TUNE, status, value, self.proposal.description)
+
+    def _record(self, kind: Kind, status: Status, value: float | None, description: str) -> None:
+        text = self.candidate
+        past = Past(
+            len(self.history), _commit(text), _commit(self.incumbent), kind, status, value,
+            description, lambda: {"train.py": text},
+        )  # fmt: skip
+        self.history.append(past)
+        if status is Status.KEEP:
+            self.incumbent = text
+
+
+def _commit(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()
+
+
+@dataclass
+class Sampler:
+    """A sampler of Optuna with its defaults; the start is its first, enqueued trial."""
+
+    task: Task
+    name: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        start = {axis.name: _inner(axis) for axis in self.task.axes}
+        numeric = {axis.name: start[axis.name] for axis in self.task.axes if axis.scale != "choice"}
+        samplers: dict[str, optuna.samplers.BaseSampler] = {
+            "tpe": optuna.samplers.TPESampler(seed=self.seed),
+            "cma-es": optuna.samplers.CmaEsSampler(seed=self.seed, x0=numeric),
+            "random": optuna.samplers.RandomSampler(seed=self.seed),
+        }
+        self.study = optuna.create_study(sampler=samplers[self.name])
+        self.study.enqueue_trial(start)
+
+    def begin(self, value: float) -> None:
+        assert self.ask() == self.task.script
+        self.study.tell(self.trial, value)
+
+    def ask(self) -> str:
+        self.trial = self.study.ask()
+        values = {axis.name: self._suggest(axis) for axis in self.task.axes}
+        return landscapes.write(self.task.script, values)
+
+    def tell(self, status: Status, value: float | None) -> None:
+        self.study.tell(self.trial, CRASHED if value is None else value)
+
+    def _suggest(self, axis: Axis) -> Value:
+        name, low, high = axis.name, axis.low, axis.high
+        if axis.scale == "choice":
+            picked = self.trial.suggest_categorical(name, axis.choices)
+            assert picked is not None
+            return picked
+        if axis.scale == "pow2":
+            low, high = math.log2(low), math.log2(high)
+            return 1 << self.trial.suggest_int(name, int(low), int(high))
+        if axis.scale in ("int", "intlog"):
+            return self.trial.suggest_int(name, int(low), int(high), log=axis.scale == "intlog")
+        return self.trial.suggest_float(name, low, high, log=axis.scale == "log")
+
+
+def _inner(axis: Axis) -> Value:
+    return int(math.log2(float(axis.start))) if axis.scale == "pow2" else axis.start
+
+
+@dataclass
+class Referee:
+    """The real keep rule with the engine's bookkeeping; every sample gets the next seed."""
+
+    task: Task
+    incumbent: str
+    rule: Rule = field(default_factory=lambda: Rule("lower"))
+    decided: int = 0
+    samples: int = 0
+    closed: Noise = field(default_factory=Noise)
+    confirmations: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.references = [Reference(self._sample(self.incumbent), 0) for _ in range(5)]
+
+    def _sample(self, script: str) -> float:
+        value = self._try(script)
+        assert value is not None
+        return value
+
+    def _try(self, script: str) -> float | None:
+        self.samples += 1
+        return self.task.measure(script, self.samples)
+
+    @property
+    def value(self) -> float:
+        return statistics.fmean(each.value for each in self.references)
+
+    def standing(self) -> Standing:
+        values = [each.value for each in self.references]
+        noise = self.closed.add(values) if len(values) > 1 else self.closed
+        return Standing(
+            tuple(replace(each, age=self.decided - each.age) for each in self.references),
+            noise,
+            recent_confirmations=(sum(self.confirmations), len(self.confirmations)),
+        )
+
+    def experiment(self, script: str) -> tuple[Status, float | None]:
+        standing = self.standing()
+        screen = self._try(script)
+        if screen is None:
+            self.decided += 1
+            return Status.CRASH, None
+        size = tokens_added({"train.py": self.incumbent}, {"train.py": script})
+        evidence = Evidence(size, screen)
+        while not isinstance(step := decide(self.rule, standing, evidence), Decision):
+            if isinstance(step, CheckGuards):
+                evidence = replace(evidence, guards_passed=True)
+            elif isinstance(step, MoreSamples) and step.of == "candidate":
+                evidence = replace(evidence, fresh=(*evidence.fresh, self._sample(script)))
+            else:
+                more = (*evidence.incumbent_fresh, self._sample(self.incumbent))
+                evidence = replace(evidence, incumbent_fresh=more)
+        self.decided += 1
+        self.references += [Reference(value, self.decided) for value in evidence.incumbent_fresh]
+        kept = step.status is Status.KEEP
+        if evidence.fresh:
+            self.confirmations = [*self.confirmations, kept][-RECENT:]
+        if kept:
+            self.closed = self.standing().noise
+            self.references = [Reference(value, self.decided, True) for value in evidence.fresh]
+            self.incumbent = script
+        elif len(evidence.fresh) > 1:
+            self.closed = self.closed.add(evidence.fresh)
+        return step.status, step.value
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The incumbent's true value at the start and after each experiment, and the agent's cost."""
+
+    values: tuple[float, ...]
+    best: float | None
+    crashes: int
+    seconds: tuple[float, ...] = ()
+
+
+def run(name: str, method: str, seed: int, experiments: int, told: bool) -> Outcome:
+    """One method on one task with one seed."""
+    task = landscapes.TASKS[name](seed)
+    referee = Referee(task, task.script)
+    true = {task.script: task.truth(task.script)}
+    curve, crashes = [true[task.script]], 0
+    with tempfile.TemporaryDirectory() as folder:
+        player: Method = (
+            Agent(task, Path(folder), seed, told)
+            if method == "search"
+            else Sampler(task, method, seed)
+        )
+        player.begin(referee.value)
+        for _ in range(experiments):
+            status, value = referee.experiment(player.ask())
+            crashes += status is Status.CRASH
+            player.tell(status, value)
+            if referee.incumbent not in true:
+                true[referee.incumbent] = task.truth(referee.incumbent)
+            curve.append(true[referee.incumbent])
+    values = tuple(each for each in curve if each is not None)
+    assert len(values) == 1 + experiments, "an incumbent crashes"
+    seconds = tuple(player.seconds) if isinstance(player, Agent) else ()
+    return Outcome(values, task.best, crashes, seconds)
+
+
+# The table and the claim
+
+Curves = Mapping[str, Sequence[Sequence[float]]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--quick", action="store_true", help="10 seeds, for CI (the default)")
+    form.add_argument("--full", action="store_true", help="25 seeds")
+    parser.add_argument("--seeds", type=int, default=0)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--experiments", type=int, default=max(MARKS))
+    parser.add_argument("--only", action="append", choices=list(landscapes.TASKS), default=[])
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--told", action="store_true", help="give the agent the true ranges too")
+    parser.add_argument("--json", type=Path, help="write all curves here")
+    args = parser.parse_args()
+    seeds = range(args.first_seed, args.first_seed + (args.seeds or (25 if args.full else 10)))
+    names = [name for name in landscapes.TASKS if not args.only or name in args.only]
+    methods = args.methods.split(",")
+    began = time.monotonic()
+    wanted = [(name, method, seed) for name in names for method in methods for seed in seeds]
+    calls = [(*each, args.experiments, args.told) for each in wanted]
+    if args.jobs > 1:
+        with ProcessPoolExecutor(args.jobs) as pool:
+            outcomes = list(pool.map(run, *zip(*calls, strict=True)))
+    else:
+        outcomes = [run(*call) for call in calls]
+    found = dict(zip(wanted, outcomes, strict=True))
+    marks = [mark for mark in MARKS if mark <= args.experiments]
+    print(f"gain still missing, median of {len(seeds)} seeds (1 = start, 0 = optimum)")
+    print(f"{'landscape':13}{'method':9}{''.join(f'{mark:9}' for mark in marks)}{'crashes':>9}")
+    verdicts: list[bool] = []
+    behind = 0
+    for name in names:
+        curves = missing({m: [found[name, m, seed] for seed in seeds] for m in methods})
+        for method in methods:
+            row = "".join(f"{at(curves[method], mark):9.3f}" for mark in marks)
+            crashes = statistics.fmean(found[name, method, seed].crashes for seed in seeds)
+            print(f"{name:13}{method:9}{row}{crashes:9.1f}")
+        if "search" in methods and len(methods) > 1:
+            ahead, late = compare(curves, marks)
+            verdicts += ahead
+            behind += late
+    cost([each.seconds for each in outcomes if each.seconds])
+    print(f"{time.monotonic() - began:.0f} s")
+    if args.json:
+        data = {"/".join(map(str, key)): each.values for key, each in found.items()}
+        args.json.write_text(json.dumps(data))
+    if not verdicts:
+        return 0
+    held = not behind and sum(verdicts) > len(verdicts) / 2
+    print(f"ahead of the best other method in {sum(verdicts)} of {len(verdicts)} medians")
+    print("the claim holds" if held else "THE CLAIM FAILS")
+    return 0 if held else 1
+
+
+def missing(outcomes: Mapping[str, Sequence[Outcome]]) -> Curves:
+    """Curves as the part of the possible gain; an unknown optimum is the best that any reached."""
+    curves: dict[str, list[list[float]]] = {method: [] for method in outcomes}
+    for runs in zip(*outcomes.values(), strict=True):
+        best = runs[0].best
+        if best is None:
+            best = min(min(each.values) for each in runs)
+        for curve, each in zip(curves.values(), runs, strict=True):
+            gain = each.values[0] - best
+            curve.append([(value - best) / gain if gain else 0.0 for value in each.values])
+    return curves
+
+
+def at(curves: Sequence[Sequence[float]], experiment: int) -> float:
+    return statistics.median(curve[experiment] for curve in curves)
+
+
+def compare(curves: Curves, marks: Sequence[int]) -> tuple[list[bool], int]:
+    """Per mark, whether search is ahead of the best other; how often behind by more than noise."""
+    ahead, behind = [], 0
+    others = [method for method in curves if method != "search"]
+    for mark in marks:
+        rival = min(others, key=lambda method: at(curves[method], mark))
+        ahead.append(at(curves["search"], mark) <= at(curves[rival], mark))
+        ours, theirs = ([curve[mark] for curve in curves[m]] for m in ("search", rival))
+        if worse(ours, theirs):
+            behind += 1
+            print(f"  BEHIND {rival} at {mark} by more than noise")
+    if "tpe" in curves:
+        last = max(marks)
+        goal = at(curves["tpe"], last)
+        when = next((k for k in range(1, last + 1) if at(curves["search"], k) <= goal), None)
+        print(f"  search reaches TPE's {last} at experiment {when or f'- not within {last}'}")
+    return ahead, behind
+
+
+def worse(ours: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Whether our losses are larger, by a one-sided rank test at 5 %."""
+    gaps = [(a > b) - (a < b) for a in ours for b in theirs]
+    n, m = len(ours), len(theirs)
+    spread = math.sqrt(n * m * (n + m + 1) / 12)
+    return sum(gaps) / 2 / spread > 1.645
+
+
+def cost(seconds: Sequence[Sequence[float]]) -> None:
+    """Print what the agent's proposals cost."""
+    if not seconds:
+        return
+    mean = statistics.fmean(t for each in seconds for t in each)
+    late = statistics.fmean(each[-1] for each in seconds)
+    print(f"a proposal costs {1e3 * mean:.1f} ms of processor time, the last {1e3 * late:.1f} ms")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
