@@ -276,6 +276,17 @@ def run(name: str, method: str, seed: int, experiments: int, told: bool) -> Outc
 Curves = Mapping[str, Sequence[Sequence[float]]]
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Search against the best other method at one mark of one landscape."""
+
+    landscape: str
+    mark: int
+    rival: str
+    ahead: bool
+    worse: bool  # by more than noise
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     form = parser.add_mutually_exclusive_group()
@@ -293,41 +304,32 @@ def main() -> int:
     seeds = range(args.first_seed, args.first_seed + (args.seeds or (25 if args.full else 10)))
     names = [name for name in landscapes.TASKS if not args.only or name in args.only]
     methods = args.methods.split(",")
-    began = time.monotonic()
-    wanted = [(name, method, seed) for name in names for method in methods for seed in seeds]
-    calls = [(*each, args.experiments, args.told) for each in wanted]
-    if args.jobs > 1:
-        with ProcessPoolExecutor(args.jobs) as pool:
-            outcomes = list(pool.map(run, *zip(*calls, strict=True)))
-    else:
-        outcomes = [run(*call) for call in calls]
-    found = dict(zip(wanted, outcomes, strict=True))
-    marks = [mark for mark in MARKS if mark <= args.experiments]
+    marks = [mark for mark in MARKS if mark <= args.experiments] or [args.experiments]
     print(f"gain still missing, median of {len(seeds)} seeds (1 = start, 0 = optimum)")
     print(f"{'landscape':13}{'method':9}{''.join(f'{mark:9}' for mark in marks)}{'crashes':>9}")
-    verdicts: list[bool] = []
-    behind = 0
+    began = time.monotonic()
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    verdicts: list[Verdict] = []
     for name in names:
-        curves = missing({m: [found[name, m, seed] for seed in seeds] for m in methods})
-        for method in methods:
-            row = "".join(f"{at(curves[method], mark):9.3f}" for mark in marks)
-            crashes = statistics.fmean(found[name, method, seed].crashes for seed in seeds)
-            print(f"{name:13}{method:9}{row}{crashes:9.1f}")
-        if "search" in methods and len(methods) > 1:
-            ahead, late = compare(curves, marks)
-            verdicts += ahead
-            behind += late
-    cost([each.seconds for each in outcomes if each.seconds])
+        calls = [(name, m, seed, args.experiments, args.told) for m in methods for seed in seeds]
+        if args.jobs > 1:
+            with ProcessPoolExecutor(args.jobs) as pool:
+                outcomes = list(pool.map(run, *zip(*calls, strict=True)))
+        else:
+            outcomes = [run(*call) for call in calls]
+        found[name] = {
+            method: outcomes[i * len(seeds) : (i + 1) * len(seeds)]
+            for i, method in enumerate(methods)
+        }
+        verdicts += report(name, found[name], marks)
+    cost([each.seconds for by in found.values() for each in by.get("search", [])])
     print(f"{time.monotonic() - began:.0f} s")
     if args.json:
-        data = {"/".join(map(str, key)): each.values for key, each in found.items()}
-        args.json.write_text(json.dumps(data))
-    if not verdicts:
-        return 0
-    held = not behind and sum(verdicts) > len(verdicts) / 2
-    print(f"ahead of the best other method in {sum(verdicts)} of {len(verdicts)} medians")
-    print("the claim holds" if held else "THE CLAIM FAILS")
-    return 0 if held else 1
+        args.json.write_text(json.dumps({
+            name: {method: [each.values for each in runs] for method, runs in by.items()}
+            for name, by in found.items()
+        }))  # fmt: skip
+    return claim(verdicts) if verdicts else 0
 
 
 def missing(outcomes: Mapping[str, Sequence[Outcome]]) -> Curves:
@@ -347,23 +349,43 @@ def at(curves: Sequence[Sequence[float]], experiment: int) -> float:
     return statistics.median(curve[experiment] for curve in curves)
 
 
-def compare(curves: Curves, marks: Sequence[int]) -> tuple[list[bool], int]:
-    """Per mark, whether search is ahead of the best other; how often behind by more than noise."""
-    ahead, behind = [], 0
+def report(
+    name: str, outcomes: Mapping[str, Sequence[Outcome]], marks: Sequence[int]
+) -> list[Verdict]:
+    """Print one landscape's rows; per mark, how search did against the best other method."""
+    curves = missing(outcomes)
+    for method, runs in outcomes.items():
+        row = "".join(f"{at(curves[method], mark):9.3f}" for mark in marks)
+        crashes = statistics.fmean(each.crashes for each in runs)
+        print(f"{name:13}{method:9}{row}{crashes:9.1f}", flush=True)
     others = [method for method in curves if method != "search"]
+    if "search" not in curves or not others:
+        return []
+    verdicts = []
     for mark in marks:
         rival = min(others, key=lambda method: at(curves[method], mark))
-        ahead.append(at(curves["search"], mark) <= at(curves[rival], mark))
         ours, theirs = ([curve[mark] for curve in curves[m]] for m in ("search", rival))
-        if worse(ours, theirs):
-            behind += 1
-            print(f"  BEHIND {rival} at {mark} by more than noise")
+        ahead = statistics.median(ours) <= statistics.median(theirs)
+        verdicts.append(Verdict(name, mark, rival, ahead, worse(ours, theirs)))
     if "tpe" in curves:
         last = max(marks)
         goal = at(curves["tpe"], last)
         when = next((k for k in range(1, last + 1) if at(curves["search"], k) <= goal), None)
-        print(f"  search reaches TPE's {last} at experiment {when or f'- not within {last}'}")
-    return ahead, behind
+        print(f"{'':13}search reaches TPE's {last} at {when or f'none of {last}'}", flush=True)
+    return verdicts
+
+
+def claim(verdicts: Sequence[Verdict]) -> int:
+    """Print where search is not ahead and whether the claim holds; the exit code."""
+    for each in verdicts:
+        if not each.ahead:
+            how = "by more than noise" if each.worse else "within noise"
+            print(f"behind {each.rival} on {each.landscape} at {each.mark}, {how}")
+    ahead = sum(each.ahead for each in verdicts)
+    print(f"ahead of the best other method in {ahead} of {len(verdicts)} medians")
+    held = ahead > len(verdicts) / 2 and not any(each.worse for each in verdicts)
+    print("the claim holds" if held else "THE CLAIM FAILS")
+    return 0 if held else 1
 
 
 def worse(ours: Sequence[float], theirs: Sequence[float]) -> bool:
