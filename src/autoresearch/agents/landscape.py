@@ -114,6 +114,7 @@ class Landscape:
     def _moves(self, rng: random.Random) -> Iterator[Vector]:
         """Single steps both ways, the last success repeated and enlarged, and random mixtures."""
         count = len(self.dimensions)
+        # In natural steps: finer the longer nothing is kept, wide again after a keep.
         radius = max(0.35, 1.2 * 0.93**self.idle)
         for i in range(count):
             for sign in (1, -1):

@@ -52,7 +52,8 @@ class Surrogate:
         self.near = [[1 / (1 + each) for each in pair] for pair in from_start]
         self.away = [sum(pair) for pair in from_start]
         self._fit([w - self._prior(pair) for w, pair in zip(worse, from_start, strict=True)])
-        self.crash_alpha = self._solve(crashed)
+        self.crash_alpha = _solve_up(self.factor, _solve_down(self.factor, crashed))
+        # By constant, so that a move of a few constants costs only those.
         self.near_columns = [
             list(zip(likes, squares, strict=True))
             for likes, squares in zip(
@@ -100,9 +101,6 @@ class Surrogate:
             if cost < lowest:
                 lowest, self.factor, self.scale = cost, factor, math.sqrt(scale_sq)
                 self.alpha = _solve_up(factor, down)
-
-    def _solve(self, right: Sequence[float]) -> list[float]:
-        return _solve_up(self.factor, _solve_down(self.factor, right))
 
     def _relevance(self) -> list[float]:
         """How much each constant turned out to matter, against what was thought before."""
