@@ -1,6 +1,7 @@
 """The search agent against TPE, CMA-ES and random search, from the same start, in the same run.
 
     python bench/search.py [--quick | --full] [--seeds N] [--only NAME] [--jobs N] [--told]
+    python bench/search.py --tinylm [--seeds N] [--experiments N] [--jobs N]
 
 Every method proposes constants of a small train.py; the real keep rule decides on noisy samples
 whether a proposal becomes the incumbent. Printed is the incumbent's TRUE value, as the part of the
@@ -25,7 +26,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import landscapes
@@ -198,7 +201,7 @@ class Referee:
 
     def standing(self) -> Standing:
         values = [each.value for each in self.references]
-        noise = self.closed.add(values) if len(values) > 1 else self.closed
+        noise = self.closed.settle(values) if len(values) > 1 else self.closed
         return Standing(
             tuple(replace(each, age=self.decided - each.age) for each in self.references),
             noise,
@@ -247,7 +250,7 @@ class Outcome:
 
 def run(name: str, method: str, seed: int, experiments: int, told: bool) -> Outcome:
     """One method on one task with one seed."""
-    task = landscapes.TASKS[name](seed)
+    task = _tinylm().tinylm(seed) if name == "tinylm" else landscapes.TASKS[name](seed)
     referee = Referee(task, task.script)
     true = {task.script: task.truth(task.script)}
     curve, crashes = [true[task.script]], 0
@@ -269,6 +272,12 @@ def run(name: str, method: str, seed: int, experiments: int, told: bool) -> Outc
     assert len(values) == 1 + experiments, "an incumbent crashes"
     seconds = tuple(player.seconds) if isinstance(player, Agent) else ()
     return Outcome(values, task.best, crashes, seconds)
+
+
+def _tinylm() -> ModuleType:
+    import tinylm  # noqa: PLC0415 (needs NumPy and a corpus)
+
+    return tinylm
 
 
 # The table and the claim
@@ -298,6 +307,7 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--experiments", type=int, default=max(MARKS))
     parser.add_argument("--only", action="append", choices=list(landscapes.TASKS), default=[])
+    parser.add_argument("--tinylm", action="store_true", help="the real workload, a second a run")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--told", action="store_true", help="give the agent the true ranges too")
@@ -305,6 +315,9 @@ def main() -> int:
     args = parser.parse_args()
     seeds = range(args.first_seed, args.first_seed + (args.seeds or (25 if args.full else 10)))
     names = [name for name in landscapes.TASKS if not args.only or name in args.only]
+    if args.tinylm:
+        _tinylm().prepare()
+        names = ["tinylm"]
     methods = args.methods.split(",")
     marks = [mark for mark in MARKS if mark <= args.experiments] or [args.experiments]
     print(f"gain still missing, median of {len(seeds)} seeds (1 = start, 0 = optimum)")
@@ -314,8 +327,9 @@ def main() -> int:
     verdicts: list[Verdict] = []
     for name in names:
         calls = [(name, m, seed, args.experiments, args.told) for m in methods for seed in seeds]
-        if args.jobs > 1:
-            with ProcessPoolExecutor(args.jobs) as pool:
+        if args.jobs > 1 or args.tinylm:
+            # Fresh processes: NumPy reads how many threads it may have when it is imported.
+            with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
                 outcomes = list(pool.map(run, *zip(*calls, strict=True)))
         else:
             outcomes = [run(*call) for call in calls]
