@@ -29,8 +29,8 @@ import autoresearch
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
 DATA = Path(tempfile.gettempdir()) / "autoresearch-bench-tinylm"
 TRAIN_S = 0.7
-# Measured on one core: the fixed part of a step, and the arithmetic per second beyond it.
-STEP_S, FLOPS = 1.5e-4, 4e10
+# Measured on one core: seconds for each step, matrix operation, weight updated and logit.
+STEP_S, FLOP_S, WEIGHT_S, LOGIT_S = 1.5e-4, 1.7e-11, 1e-8, 5e-9
 TRUTH_SEEDS = (-1, -2, -3)
 
 AXES = (
@@ -98,9 +98,11 @@ def validation(vocabulary: int) -> tuple[np.ndarray, int]:
 
 def steps(constants: Mapping[str, Any]) -> int:
     """How many steps a core would do in ``TRAIN_S``."""
-    width = constants["CONTEXT"] * constants["EMBED_DIM"] + constants["VOCAB"]
-    flops = 6 * constants["BATCH_SIZE"] * constants["HIDDEN"] * width
-    return max(1, round(TRAIN_S / (STEP_S + flops / FLOPS)))
+    vocabulary, hidden, batch = (constants[name] for name in ("VOCAB", "HIDDEN", "BATCH_SIZE"))
+    matrices = (constants["CONTEXT"] * constants["EMBED_DIM"] + vocabulary) * hidden
+    weights = matrices + vocabulary * constants["EMBED_DIM"]
+    step_s = STEP_S + WEIGHT_S * weights + LOGIT_S * batch * vocabulary
+    return max(1, round(TRAIN_S / (step_s + FLOP_S * 6 * batch * matrices)))
 
 
 def bits_per_byte(script: str, seed: int) -> float | None:
