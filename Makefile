@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint endurance lock clean
+.PHONY: demo test claims lint endurance lock clean
 
 demo: .venv/.demo
 	$(BIN)/autoresearch demo
@@ -14,8 +14,13 @@ test: .venv/.test lint
 endurance: .venv/.test
 	$(BIN)/python -m pytest -n 2 --endurance
 	$(BIN)/python bench/keep_rule.py --full --curve
-	$(BIN)/python bench/search.py --full
+	$(BIN)/python bench/search.py --full --jobs 2
+	$(BIN)/python bench/search.py --tinylm --jobs 2
 	$(BIN)/python bench/overhead.py
+
+# What is claimed of the search agent, on synthetic landscapes; CI runs it beside the tests.
+claims: .venv/.test
+	$(BIN)/python bench/search.py --quick --jobs 2
 
 lint: .venv/.test
 	$(BIN)/ruff check .
