@@ -44,3 +44,12 @@ def test_a_task_starts_measurable_and_reads_what_it_writes(name: str) -> None:
     assert task.measure(task.script, 1) == task.measure(task.script, 1)
     moved = {a.name: a.choices[-1] if a.choices else type(a.start)(a.high) for a in task.axes}
     assert landscapes.read(landscapes.write(task.script, moved), task.axes) == moved
+
+
+def test_the_tinylm_task_starts_where_the_workload_does() -> None:
+    tinylm = import_module("tinylm")
+    task = tinylm.tinylm(0)
+    start = landscapes.read(task.script, task.axes)
+    assert start == {axis.name: axis.start for axis in task.axes}
+    doubled = start | {"HIDDEN": 2 * int(start["HIDDEN"])}
+    assert 1 < tinylm.steps(doubled) < tinylm.steps(start)
