@@ -161,8 +161,11 @@ class Engine:
     async def _propose(self, record: Experiment) -> Decision | None:
         """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
         folder = self.workspace.export(record.parent, self.run.places.scratch / "agent")
+        problem = ""
         if record.ticket:
-            proposal = self._fill_from_ticket(folder, self.view.tickets[record.ticket])
+            ticket = self.view.tickets[record.ticket]
+            proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
+            problem = self._fill_from_ticket(folder, ticket)
         else:
             proposal = await self._ask(record, folder)
         if proposal.exhausted:
@@ -181,7 +184,7 @@ class Engine:
             cost_usd=proposal.cost_usd,
             dropped=list[Json](captured.changes.dropped[:20]),
         )
-        if problem := breach(captured.changes):
+        if problem := problem or breach(captured.changes) or "":
             return Decision(Status.REJECTED, problem)
         if (twin := self.view.fingerprints.get(captured.fingerprint)) is not None:
             return Decision(Status.REJECTED, self._repeat(twin))
@@ -277,8 +280,8 @@ class Engine:
             shutil.copyfile(said, directory / "proposal.json", follow_symlinks=False)
         return launched
 
-    def _fill_from_ticket(self, folder: Path, ticket: dict[str, Any]) -> Proposal:
-        """Put the files that a person tries into the workspace."""
+    def _fill_from_ticket(self, folder: Path, ticket: dict[str, Any]) -> str:
+        """Put the files that a person tries into the workspace; says what keeps them out."""
         for path, content in ticket["files"].items():
             target = folder / path
             if content is None:
@@ -290,8 +293,8 @@ class Engine:
             patch = self.run.places.scratch / "try.patch"
             patch.write_bytes(base64.b64decode(ticket["patch"]))
             if problem := git.apply_patch(folder, patch):
-                return Proposal(f"{ticket['message']} (the patch does not apply: {problem})")
-        return Proposal(ticket["message"], kind=Kind.IMPROVE)
+                return f"the patch does not apply: {problem}"
+        return ""
 
     def _describe(self, parent: str, captured: Captured) -> str:
         names = ", ".join(Path(path).name for path in captured.changes.changed[:3])
@@ -400,7 +403,11 @@ class Engine:
             return None
         answer_s = sample.answer_cpu_s
         part = f", {answer_s:.3g} s in its answer" if answer_s > 0 else ""
-        return f"used {used:.3g} s of {allowed:.3g} s{part}"
+        beyond = f" and the {extra:.2g} s that the baseline took beyond it" if extra > 0 else ""
+        return (
+            f"used {used:.3g} s of {allowed:.3g} s{part}; allowed are the budget of {budget:g} s,"
+            f" a tenth more{beyond}"
+        )
 
     async def _take(self, step: MoreSamples | CheckGuards, record: Experiment) -> None:
         """Do what a decision asks for: one sample, or the guards."""

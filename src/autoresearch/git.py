@@ -367,9 +367,14 @@ def uncommitted(repository: Path) -> set[str]:
     # diff-index without a refreshed index would also name files that were only touched; the index
     # is the person's and stays as it is, so we compare content instead.
     changed = git("diff", "--name-only", "-z", "HEAD", "--", cwd=repository, env=env).stdout
+    return {os.fsdecode(path) for path in changed.split(b"\0")[:-1]} | untracked(repository)
+
+
+def untracked(repository: Path) -> set[str]:
+    """Paths that are neither tracked nor ignored, relative to the repository."""
     argv = ("ls-files", "-z", "--others", "--exclude-standard")
-    untracked = git(*argv, cwd=repository, env=env).stdout
-    return {os.fsdecode(path) for path in (changed + untracked).split(b"\0")[:-1]}
+    found = git(*argv, cwd=repository, env=_trusting(environment())).stdout
+    return {os.fsdecode(path) for path in found.split(b"\0")[:-1]}
 
 
 def files(repository: Path) -> list[str]:

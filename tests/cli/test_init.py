@@ -13,6 +13,8 @@ import pytest
 from autoresearch import config
 from tests.conftest import IDENTITY, Toy
 
+MakeToy = Callable[..., Toy]
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "three_files"
 
 
@@ -31,6 +33,15 @@ def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
     task.git("add", "--all")
     task.git(*IDENTITY, "commit", "--quiet", "-m", "Start")
     return task
+
+
+def test_a_file_that_is_not_there_is_refused(toy: MakeToy) -> None:
+    task = toy()
+    (task.root / "autoresearch.toml").unlink()
+    options = ("--command", "python3 train.py", "--metric", "loss")
+    done = task.call("init", "--editable", "trian.py", *options, code=2)
+    assert "--editable trian.py: there is no such file" in done.stderr
+    task.call("init", "--editable", "src/*.py", *options)
 
 
 def test_the_three_file_repository_works_without_touching_a_file(three_files: Toy) -> None:

@@ -306,6 +306,27 @@ def test_only_one_engine_holds_a_run(toy: MakeToy) -> None:
     engine.wait()
 
 
+@pytest.mark.parametrize(
+    "tag", ["../out", "a b", "x:y", ".hidden", "", "check", "a..b", "-x", "a.lock"]
+)
+def test_a_tag_names_one_directory_and_one_branch(toy: MakeToy, tag: str) -> None:
+    task = toy()
+    before = sorted(task.root.parent.rglob("*"))
+    assert "cannot name a run" in task.call("run", f"--tag={tag}", code=2).stderr
+    assert sorted(task.root.parent.rglob("*")) == before
+
+
+def test_an_agent_that_is_not_there_is_an_error_at_once(toy: MakeToy) -> None:
+    task = toy(agent='use = "command"\n[agent.command]\nargv = ["./no-agent.sh"]')
+    for command in ("check", "run"):
+        assert "there is no" in task.call(command, code=2).stderr
+
+
+def test_a_stronger_level_than_required_will_do(toy: MakeToy) -> None:
+    task = toy(limits="experiments = 0")
+    task.call("run", "--require", "landlock")
+
+
 def test_stop_ends_after_the_sample_in_flight_and_run_continues(toy: MakeToy) -> None:
     slow = TRAIN + "import time; time.sleep(1)\n"
     task = toy({"agent.sh": HALVE, "train.py": slow})

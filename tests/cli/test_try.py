@@ -50,9 +50,18 @@ def test_a_patch_applies_to_the_incumbent(toy: MakeToy) -> None:
     (task.root / "my.patch").write_text(task.git("diff") + "\n")
     task.git("checkout", "--quiet", "train.py")
     assert task.call("try", "-m", "patched", "my.patch").stdout.startswith("keep")
-    task.call("try", "-m", "stale", "my.patch")
+    said = task.call("try", "-m", "stale", "my.patch").stdout
+    assert said.startswith("rejected  the patch does not apply: ")
     assert task.statuses()[-1] == "rejected"
-    assert "does not apply" in task.experiment(2).description
+    assert task.experiment(2).description == "stale"
+
+
+def test_changes_of_protected_files_are_said_to_be_left_out(toy: MakeToy) -> None:
+    task = toy({"prepare.py": "pass\n"})
+    edit(task, "0.9")
+    (task.root / "prepare.py").write_text("changed = True\n")
+    said = task.call("try", "-m", "more").stderr
+    assert "note: protected, so not tried: prepare.py" in said
 
 
 def test_a_running_engine_takes_it_next(toy: MakeToy) -> None:

@@ -26,6 +26,12 @@ class CommandAgent:
                 fix='[agent.command] argv = ["./my-agent.sh", "{prompt_file}"]',
             )
         self._argv = [str(word) for word in argv]
+        program = Path(str(options.get("root", "")), self._argv[0])
+        if "/" in self._argv[0] and not program.is_file():
+            raise UserError(
+                f"agent.command.argv = {self._argv[0]!r}: there is no {program}",
+                fix="name a program that exists, relative to autoresearch.toml",
+            )
         self._prompt = options.get("prompt", "file")
         if self._prompt not in ("file", "stdin", "arg"):
             raise UserError(

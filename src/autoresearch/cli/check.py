@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .. import config, git, sandbox
+from .. import config, git, registry, sandbox
 from ..bench import Bench, Places
 from ..config import ContractError
 from ..errors import AutoresearchError
@@ -19,6 +19,7 @@ from ..executors.local import LocalExecutor
 from ..git import REGULAR, Store
 from ..run import FOLDER
 from ..sandbox import Sandbox
+from ..scope import Scope
 from ..types import Contract, Json, Level, Outcome, Sample
 from ..workspace import Workspace
 from . import task
@@ -94,6 +95,15 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     git.exclude(repository, f"{FOLDER}/")
     store, executor = Store.create(places.run / "store.git"), LocalExecutor()
     finding = Finding()
+    registry.agent(contract.agents[0], contract.root)
+    scope, inner = Scope(contract.task), contract.root.relative_to(repository)
+    dirty = [Path(path) for path in sorted(git.uncommitted(repository))]
+    named = [path.relative_to(inner).as_posix() for path in dirty if path.is_relative_to(inner)]
+    if changed := [name for name in named if scope.editable(name)]:
+        finding.notes.append(
+            f"uncommitted changes are not measured: {', '.join(changed)}; run refuses them"
+            " without --dirty"
+        )
     try:
         store.adopt(repository, base)
         bench = Bench(contract, places, store, base, box, executor)

@@ -51,9 +51,10 @@ def demo(folder: Path | None, workload: str, experiments: int, unconfined: bool)
         view = task.read_view(target, tag)
         picture = target / FOLDER / tag / "progress.svg"
         draw(view, contract, picture)
-        draw(view, contract, picture.with_suffix(".png"))
         click.echo(f"plot: {picture}")
-    click.echo(f"go on there: cd {os.path.relpath(target)} && {_program()} run")
+    program = _program()
+    click.echo(f"look around: cd {os.path.relpath(target)} && {program} log; {program} show 3")
+    click.echo(f"go on there: {program} run")
     sys.exit(code)
 
 

@@ -82,6 +82,7 @@ def init(
         if value:
             setattr(found, name, value)
     _ask(found)
+    _check_editable(root, found.editable)
     text = contract_text(found)
     config.parse(text, target)
     target.write_text(text, encoding="utf-8")
@@ -166,6 +167,16 @@ def _guard(root: Path, python: str) -> str:
     if package.is_file() and '"test"' in package.read_text(errors="replace"):
         return "npm test"
     return ""
+
+
+def _check_editable(root: Path, editable: list[str]) -> None:
+    """Refuse names of files that are not there: a glob may match later, a name is a slip."""
+    for name in editable:
+        if not any(c in name for c in "*?[") and not (root / name.strip("/")).exists():
+            raise UserError(
+                f"--editable {name}: there is no such file in {root}",
+                fix="name a file that exists, or a glob such as src/*.py",
+            )
 
 
 def _ask(found: Found) -> None:

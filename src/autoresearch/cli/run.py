@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from .live import watch
 from .words import summary
 
 DETACH_S = 20.0
+# A directory, a branch and a ref are named by it; "check" is where the audit of a task lives.
+TAG = re.compile(r"(?!check$)[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*(?<!\.lock)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +125,19 @@ def start(contract: Contract, begin: Begin) -> int:
         click.echo(summary(contract, held.view, held.places.run))
         for warning in held.warnings:
             click.echo(f"note: {warning}")
-        click.echo(f"ended: {end.reason}")
+        if sys.stdout.isatty():
+            # Elsewhere the last of the plain lines has said so.
+            click.echo(f"ended: {end.reason}")
     return 130 if end.interrupted else 3 if end.short else 0
 
 
 def confine(begin: Begin) -> sandbox.Sandbox:
     """Find how this machine confines, and refuse where that is too little."""
     found = sandbox.probe()
-    if begin.require is not None and found.level is not begin.require:
+    strongest_first = list(Level)
+    if begin.require is not None and strongest_first.index(found.level) > strongest_first.index(
+        begin.require
+    ):
         raise UserError(
             f"this machine confines at level {found.level.value}, required is"
             f" {begin.require.value}: {found.reason}",
@@ -145,6 +153,11 @@ def confine(begin: Begin) -> sandbox.Sandbox:
 def hold(contract: Contract, begin: Begin) -> Iterator[Run]:
     """Take the run's lock and begin or resume it; lets go at the end."""
     root = contract.root
+    if begin.tag is not None and not TAG.fullmatch(begin.tag):
+        raise UserError(
+            f"--tag {begin.tag!r} cannot name a run",
+            fix="use letters, digits, '-', '_' and '.' between them, such as nov23-wide",
+        )
     latest = begin.tag or (None if begin.new else task.latest_tag(root))
     tag = latest or new_tag(root, datetime.now())
     if begin.new and begin.tag and (root / FOLDER / begin.tag).exists():

@@ -63,6 +63,8 @@ def try_(
         view = _measure(
             contract, Begin(tag=latest, uncommitted="leave", unconfined=unconfined), request
         )
+    if patch is None:
+        _warn_of_protected(contract)
     done = next(each for each in view.decided if each.ticket == ticket)
     if as_json:
         click.echo(json.dumps(_json(contract, view, done)))
@@ -92,6 +94,19 @@ def _json(contract: Contract, view: RunView, done: Experiment) -> dict[str, Json
         "was": done.was, "gain": decision.gain, "confidence": decision.confidence
     }  # fmt: skip
     return {"version": 1, **row, **extra}
+
+
+def _warn_of_protected(contract: Contract) -> None:
+    """Say which changes of the person's were not tried."""
+    repository = git.repository_root(contract.root)
+    scope, inner = Scope(contract.task), contract.root.relative_to(repository)
+    left_out = []
+    for path in sorted(git.uncommitted(repository) - git.untracked(repository)):
+        if Path(path).is_relative_to(inner):
+            name = Path(path).relative_to(inner).as_posix()
+            left_out += [] if scope.editable(name) else [name]
+    if left_out:
+        click.echo(f"note: protected, so not tried: {', '.join(left_out)}", err=True)
 
 
 def _editable_files(contract: Contract) -> dict[str, str]:
