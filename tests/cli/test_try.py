@@ -26,6 +26,14 @@ def test_a_better_edit_is_kept_and_files_stay_as_they_are(toy: MakeToy) -> None:
     assert row.open and row.description == "lower LR" and row.agent == "try"
     assert task.git("show", f"{task.view().branch}:train.py") + "\n" == TRAIN.replace("0.5", "0.2")
     assert "(open)" in task.call("log").stdout
+    contract = task.root / "autoresearch.toml"
+    contract.write_text(contract.read_text().replace("./agent.sh", "./lower.sh"))
+    (task.root / "lower.sh").write_text("#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.11/' train.py\n")
+    (task.root / "lower.sh").chmod(0o755)
+    said = task.call("run", "--max-experiments", "2").stdout
+    assert (
+        task.statuses()[-1] == "keep" and "lower is better (self-reported, built on open)" in said
+    )
 
 
 def test_a_worse_edit_exits_zero_too(toy: MakeToy) -> None:

@@ -208,6 +208,10 @@ def _print(contract: Contract, finding: Finding) -> None:
         )
         night = NIGHT_S / (wall_s * SAMPLES_PER_EXPERIMENT)
         click.echo(f"speed      {wall_s:.1f} s a sample, about {night:,.0f} experiments a night")
+    if finding.crippled is not None:
+        value = finding.crippled.value
+        said = finding.crippled.outcome.value if value is None else f"scores {value:.6g}"
+        click.echo(f"crippled   an emptied editable file: {said}")
     for note in finding.notes:
         click.echo(f"note       {note}")
     for problem in finding.problems:

@@ -252,7 +252,7 @@ class Screen:
         text.append(f"best {words.number(made.value)}", "bold green")
         if made.low is not None and made.high is not None and made.low < made.high:
             text.append(f" ({words.number(made.low)} to {words.number(made.high)})", "green")
-        text.append(words.marks(self._contract, best), "yellow")
+        text.append(words.best_marks(self._contract, view), "yellow")
         old = baseline.decision.value if baseline and baseline.decision else None
         if best.number == 0:
             text.append(": the baseline")

@@ -280,6 +280,8 @@ def _samples(contract: Contract, experiment: Experiment) -> Table:
         said = sample.outcome.value + (
             f": {_one_line(sample.reason, 200)}" if sample.reason else ""
         )
+        if sample.answer_cpu_s > 0:
+            said += f", its answer took {sample.answer_cpu_s:.2f} s"
         table.add_row(
             str(each.k), each.role.value, str(sample.seed), words.number(sample.value),
             f"{sample.usage.wall_s:.2f}", f"{sample.usage.cpu_s:.2f}", f"{sample.memory_gb:.2f}",

@@ -37,14 +37,21 @@ def description(experiment: Experiment, length: int = 80) -> str:
     return clean(experiment.description, length) or experiment.kind.value
 
 
-def marks(contract: Contract, experiment: Experiment | None = None) -> str:
-    """What a reader must know about how a score came to be."""
+def marks(contract: Contract, experiment: Experiment | None = None, *, of: str = "") -> str:
+    """What a reader must know about how a score came to be; ``of`` is added to the marks."""
     found = []
     if contract.metric.self_reported:
         found.append("self-reported")
     if experiment is not None and experiment.open:
         found.append("open")
+    elif of:
+        found.append(of)
     return f" ({', '.join(found)})" if found else ""
+
+
+def best_marks(contract: Contract, view: RunView) -> str:
+    """The marks of the incumbent, whose code may come from an open experiment before it."""
+    return marks(contract, view.incumbent, of="built on open" if view.built_on_open else "")
 
 
 def phase(view: RunView) -> str:
@@ -100,7 +107,7 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
     counts = [f"{n} {status.value}" for status, n in ended.items() if n]
     lines = [
         "",
-        f"{metric.name}, {metric.direction} is better{marks(contract, best)}",
+        f"{metric.name}, {metric.direction} is better{best_marks(contract, view)}",
         f"  baseline     {_interval(baseline)}",
     ]
     if best.number == 0:

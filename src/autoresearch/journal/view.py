@@ -133,6 +133,11 @@ class RunView:
         return self.kept[-1] if self.kept else None
 
     @property
+    def built_on_open(self) -> bool:
+        """Whether the incumbent is, or descends from, what somebody brought in by ``try``."""
+        return any(each.open for each in self.kept)
+
+    @property
     def next_number(self) -> int:
         return len(self.decided)
 
