@@ -12,96 +12,51 @@ from __future__ import annotations
 import argparse
 import math
 import random
-import statistics
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+
+from referee import Referee
 
 from autoresearch import decide as rules
-from autoresearch.decide import (
-    CheckGuards,
-    Evidence,
-    MoreSamples,
-    Noise,
-    Reference,
-    Rule,
-    Standing,
-    decide,
-    honest,
-)
+from autoresearch.decide import Rule
 from autoresearch.types import Status
 
 Sampler = Callable[[float], float]
-RECENT = 20
 LEVEL = 300.0  # a value whose prior noise (a thousandth of it) is below the true noise of 1
 
 
-@dataclass
 class Campaign:
-    """One run of the real rule: the same bookkeeping as the engine's view of the journal."""
+    """One run of the real rule on true values, and what its keeps were worth."""
 
-    sample: Sampler
-    truth: float = LEVEL
-    baseline: int = 5
-    rule: Rule = field(default_factory=lambda: Rule("lower"))
-    decided: int = 0
-    runs: int = 0
-    keeps: int = 0
-    useless: int = 0
-    closed: Noise = field(default_factory=Noise)
-    references: list[tuple[float, int, bool]] = field(default_factory=list)
-    confirmations: list[bool] = field(default_factory=list)
+    def __init__(self, sample: Sampler, baseline: int = 5, rule: Rule | None = None) -> None:
+        self.referee = Referee(sample, LEVEL, baseline, rule or Rule("lower"))
+        self.start = LEVEL
+        self.baseline = baseline
+        self.keeps = 0
+        self.useless = 0
 
-    def __post_init__(self) -> None:
-        self.references = [(self.measure(self.truth), 0, False) for _ in range(self.baseline)]
-        self.start = self.truth
-
-    def measure(self, truth: float) -> float:
-        self.runs += 1
-        return self.sample(truth)
+    @property
+    def truth(self) -> float:
+        return self.referee.incumbent
 
     @property
     def recorded(self) -> float:
-        return statistics.fmean(honest(self.standing().incumbent))
+        return self.referee.recorded
 
-    def standing(self) -> Standing:
-        values = [value for value, _, _ in self.references]
-        noise = self.closed.settle(values) if len(values) > 1 else self.closed
-        return Standing(
-            tuple(Reference(v, self.decided - then, kept) for v, then, kept in self.references),
-            noise,
-            recent_confirmations=(sum(self.confirmations), len(self.confirmations)),
-        )
+    @property
+    def runs(self) -> int:
+        return self.referee.runs
 
     def experiment(self, truth: float, tokens: int = 0) -> bool:
         """Try a candidate of this true value; whether it was kept."""
-        standing = self.standing()
-        evidence = Evidence(tokens, self.measure(truth))
-        while True:
-            step = decide(self.rule, standing, evidence)
-            if isinstance(step, CheckGuards):
-                evidence = replace(evidence, guards_passed=True)
-            elif isinstance(step, MoreSamples) and step.of == "candidate":
-                evidence = replace(evidence, fresh=(*evidence.fresh, self.measure(truth)))
-            elif isinstance(step, MoreSamples):
-                more = (*evidence.incumbent_fresh, self.measure(self.truth))
-                evidence = replace(evidence, incumbent_fresh=more)
-            else:
-                break
-        self.decided += 1
-        self.references += [(value, self.decided, False) for value in evidence.incumbent_fresh]
-        kept = step.status is Status.KEEP
-        if evidence.fresh:
-            self.confirmations = [*self.confirmations, kept][-RECENT:]
-        if kept:
-            self.keeps += 1
-            self.useless += truth >= self.truth
-            self.closed = self.standing().noise
-            self.references = [(value, self.decided, True) for value in evidence.fresh]
-            self.truth = truth
-        elif len(evidence.fresh) > 1:
-            self.closed = self.closed.add(evidence.fresh)
-        return kept
+        before = self.truth
+        status, _ = self.referee.experiment(truth, tokens)
+        if status is not Status.KEEP:
+            return False
+        self.keeps += 1
+        self.useless += truth >= before
+        return True
 
 
 @dataclass

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import itertools
 import json
 import math
 import statistics
@@ -25,7 +26,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
@@ -34,24 +35,14 @@ from typing import Protocol
 import landscapes
 import optuna
 from landscapes import Axis, Task, Value
+from referee import Referee
 
 from autoresearch.agents.search import SearchAgent
-from autoresearch.decide import (
-    CheckGuards,
-    Evidence,
-    MoreSamples,
-    Noise,
-    Reference,
-    Rule,
-    Standing,
-    decide,
-)
 from autoresearch.size import tokens_added
-from autoresearch.types import Assignment, Decision, Kind, Metric, Past, Plan, Status
+from autoresearch.types import Assignment, Kind, Metric, Past, Plan, Status
 
 MARKS = (12, 25, 50, 100)
 METHODS = ("search", "tpe", "cma-es", "random")
-RECENT = 20
 CRASHED = 1e3  # a crash is told to samplers as a very bad value: they learn from it
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -171,73 +162,6 @@ def _inner(axis: Axis) -> Value:
     return int(math.log2(float(axis.start))) if axis.scale == "pow2" else axis.start
 
 
-@dataclass
-class Referee:
-    """The real keep rule with the engine's bookkeeping; every sample gets the next seed."""
-
-    task: Task
-    incumbent: str
-    rule: Rule = field(default_factory=lambda: Rule("lower"))
-    decided: int = 0
-    samples: int = 0
-    closed: Noise = field(default_factory=Noise)
-    confirmations: list[bool] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.references = [Reference(self._sample(self.incumbent), 0) for _ in range(5)]
-
-    def _sample(self, script: str) -> float:
-        value = self._try(script)
-        assert value is not None
-        return value
-
-    def _try(self, script: str) -> float | None:
-        self.samples += 1
-        return self.task.measure(script, self.samples)
-
-    @property
-    def value(self) -> float:
-        return statistics.fmean(each.value for each in self.references)
-
-    def standing(self) -> Standing:
-        values = [each.value for each in self.references]
-        noise = self.closed.settle(values) if len(values) > 1 else self.closed
-        return Standing(
-            tuple(replace(each, age=self.decided - each.age) for each in self.references),
-            noise,
-            recent_confirmations=(sum(self.confirmations), len(self.confirmations)),
-        )
-
-    def experiment(self, script: str) -> tuple[Status, float | None]:
-        standing = self.standing()
-        screen = self._try(script)
-        if screen is None:
-            self.decided += 1
-            return Status.CRASH, None
-        size = tokens_added({"train.py": self.incumbent}, {"train.py": script})
-        evidence = Evidence(size, screen)
-        while not isinstance(step := decide(self.rule, standing, evidence), Decision):
-            if isinstance(step, CheckGuards):
-                evidence = replace(evidence, guards_passed=True)
-            elif isinstance(step, MoreSamples) and step.of == "candidate":
-                evidence = replace(evidence, fresh=(*evidence.fresh, self._sample(script)))
-            else:
-                more = (*evidence.incumbent_fresh, self._sample(self.incumbent))
-                evidence = replace(evidence, incumbent_fresh=more)
-        self.decided += 1
-        self.references += [Reference(value, self.decided) for value in evidence.incumbent_fresh]
-        kept = step.status is Status.KEEP
-        if evidence.fresh:
-            self.confirmations = [*self.confirmations, kept][-RECENT:]
-        if kept:
-            self.closed = self.standing().noise
-            self.references = [Reference(value, self.decided, True) for value in evidence.fresh]
-            self.incumbent = script
-        elif len(evidence.fresh) > 1:
-            self.closed = self.closed.add(evidence.fresh)
-        return step.status, step.value
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The incumbent's true value at the start and after each experiment, and the agent's cost."""
@@ -251,7 +175,8 @@ class Outcome:
 def run(name: str, method: str, seed: int, experiments: int, told: bool) -> Outcome:
     """One method on one task with one seed."""
     task = _tinylm().tinylm(seed) if name == "tinylm" else landscapes.TASKS[name](seed)
-    referee = Referee(task, task.script)
+    samples = itertools.count(1)
+    referee = Referee(lambda script: task.measure(script, next(samples)), task.script)
     true = {task.script: task.truth(task.script)}
     curve, crashes = [true[task.script]], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -260,9 +185,11 @@ def run(name: str, method: str, seed: int, experiments: int, told: bool) -> Outc
             if method == "search"
             else Sampler(task, method, seed)
         )
-        player.begin(referee.value)
+        player.begin(referee.recorded)
         for _ in range(experiments):
-            status, value = referee.experiment(player.ask())
+            script = player.ask()
+            size = tokens_added({"train.py": referee.incumbent}, {"train.py": script})
+            status, value = referee.experiment(script, size)
             crashes += status is Status.CRASH
             player.tell(status, value)
             if referee.incumbent not in true:
