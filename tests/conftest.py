@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.cli.demo import prepare as copy_workload
 from autoresearch.errors import StoreError
 from autoresearch.journal import Journal
 from autoresearch.journal.view import Experiment, RunView
@@ -133,6 +134,22 @@ class Toy:
     def rows(self) -> list[list[str]]:
         text = (self.run_folder / "results.tsv").read_text()
         return [line.split("\t") for line in text.splitlines()]
+
+
+def workload(root: Path, name: str, smaller: tuple[str, str], *edits: str) -> Toy:
+    """A reference workload with ``smaller`` replaced in its contract, and an agent's edits."""
+    task = Toy(root)
+    copy_workload(name, root)
+    contract = root / "autoresearch.toml"
+    text = contract.read_text()
+    assert smaller[0] in text
+    agent = '[agent]\nuse = "command"\n[agent.command]\nargv = ["./agent.sh"]\n'
+    contract.write_text(f"{text.replace(*smaller)}\n{agent}")
+    (root / "agent.sh").write_text(counting(*edits))
+    (root / "agent.sh").chmod(0o755)
+    task.git("add", "--all")
+    task.git(*IDENTITY, "commit", "--quiet", "-m", "Try")
+    return task
 
 
 def counting(*edits: str) -> str:

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 import autoresearch
-from autoresearch.cli.demo import prepare as copy_workload
 from autoresearch.types import Status
-from tests.conftest import IDENTITY, Toy, counting
+from tests.conftest import Toy, workload
 
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "latency"
 CASES = (
@@ -99,18 +98,8 @@ def test_the_reference_and_the_function_agree(tmp_path: Path) -> None:
 
 
 def task(folder: Path, *cases: str) -> Toy:
-    toy = Toy(folder / "latency")
-    copy_workload("latency", toy.root)
-    contract = toy.root / "autoresearch.toml"
-    text = contract.read_text().replace('LATENCY_POINTS = "12000"', 'LATENCY_POINTS = "3000"')
-    assert text != contract.read_text()
-    agent = '[agent]\nuse = "command"\n[agent.command]\nargv = ["./agent.sh"]\n'
-    contract.write_text(f"{text}\n{agent}")
-    (toy.root / "agent.sh").write_text(counting(*cases))
-    (toy.root / "agent.sh").chmod(0o755)
-    toy.git("add", "--all")
-    toy.git(*IDENTITY, "commit", "--quiet", "-m", "Try")
-    return toy
+    smaller = ('LATENCY_POINTS = "12000"', 'LATENCY_POINTS = "3000"')
+    return workload(folder / "latency", "latency", smaller, *cases)
 
 
 def test_only_honest_speed_pays(tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ import numpy as np
 import pytest
 
 import autoresearch
-from autoresearch.cli.demo import prepare as copy_workload
 from autoresearch.types import Status
-from tests.conftest import IDENTITY, Toy, counting
+from tests.conftest import workload
 
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
 VOCAB = 512
@@ -344,16 +343,7 @@ END""",
 
 
 def test_cheats_in_the_real_task_gain_nothing(tmp_path: Path) -> None:
-    task = Toy(tmp_path / "tinylm")
-    copy_workload("tinylm", task.root)
-    contract = task.root / "autoresearch.toml"
-    text = contract.read_text().replace('budget = "4s"', 'budget = "0.5s"')
-    agent = '[agent]\nuse = "command"\n[agent.command]\nargv = ["./agent.sh"]\n'
-    contract.write_text(f"{text}\n{agent}")
-    (task.root / "agent.sh").write_text(counting(*CHEATS))
-    (task.root / "agent.sh").chmod(0o755)
-    task.git("add", "--all")
-    task.git(*IDENTITY, "commit", "--quiet", "-m", "Cheat")
+    task = workload(tmp_path / "tinylm", "tinylm", ('budget = "4s"', 'budget = "0.5s"'), *CHEATS)
     task.call("run", "--max-experiments", str(len(CHEATS)))
     decisions = [each.decision for each in task.view().decided]
     baseline, forged, spied, trained_on, silent, ruler = (d for d in decisions if d)
