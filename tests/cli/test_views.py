@@ -179,9 +179,11 @@ def test_a_story_reads_well(tmp_path: Path) -> None:
 1  0000001                   2.4091  -0.0417  keep      0.25  MATRIX_LR 0.04 -> 0.06
 2  0000002                     2.46  +0.0509  discard   0.25  DEPTH 4 -> 6
 3  0000003                        -           crash     0.25  cmd|'calc' [2J ]0;owned [bold
-                                                              red]hi[/] $\\frac{1}$ 中文 end
-4  0000004                        -           rejected     -  rename prepare.py
-5  0000005                      2.1   -0.309  discard   0.25  wd (open)
+                                                              red]hi[/] $\\frac{1}$ 中文 end:
+                                                              [31mboom
+4  0000004                        -           rejected     -  rename prepare.py: prepare.py is
+                                                              protected
+5  0000005                      2.1   -0.309  discard   0.25  wd (open): guard failed: tox
 """)
 
 

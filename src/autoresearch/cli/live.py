@@ -136,11 +136,7 @@ def _decided(contract: Contract, experiment: Experiment, decision: Decision) -> 
             moved = decision.value - experiment.was
             said += f" (was {words.number(experiment.was)}, {moved:+.3g})"
         said += words.marks(contract, experiment)
-    said += f"  {words.description(experiment)}"
-    judged = decision.status in (Status.KEEP, Status.DISCARD)
-    if not judged or experiment.guards_passed is False:
-        said += f": {clean(decision.reason, 120)}"
-    return said
+    return f"{said}  {words.description(experiment)}{words.why(experiment)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,7 +138,7 @@ def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None
     table.add_column("description", overflow="fold")
     for each in rows:
         assert each.decision is not None
-        said = words.description(each, 120) + (" (open)" if each.open else "")
+        said = words.description(each, 120) + (" (open)" if each.open else "") + words.why(each)
         table.add_row(
             str(each.number), each.commit[:7] or "-", words.number(each.decision.value),
             words.change(contract, each), each.decision.status.value,

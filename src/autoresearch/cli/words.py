@@ -81,19 +81,14 @@ def phase(view: RunView) -> str:
     return f"confirming {name}, fresh sample {taken} of up to {FRESH_MOST}"
 
 
-def line(contract: Contract, experiment: Experiment) -> str:
-    """One decided experiment as one line."""
+def why(experiment: Experiment) -> str:
+    """The reason of a decision, where value and status do not say it."""
     decision = experiment.decision
     assert decision is not None
-    said = f"#{experiment.number} {decision.status.value:8}"
-    if decision.value is not None:
-        said += f" {number(decision.value)}"
-        if moved := change(contract, experiment):
-            said += f" ({moved})"
-    said += f"  {description(experiment)}"
-    if decision.status not in (Status.KEEP, Status.DISCARD):
-        said += f": {clean(decision.reason, 120)}"
-    return said
+    judged = decision.status in (Status.KEEP, Status.DISCARD)
+    if judged and experiment.guards_passed is not False:
+        return ""
+    return f": {clean(decision.reason, 120)}"
 
 
 def summary(contract: Contract, view: RunView, run: Path) -> str:
