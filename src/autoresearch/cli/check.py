@@ -87,6 +87,7 @@ def check(folder: Path, as_json: bool, unconfined: bool) -> None:
 async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     """Setup, guards, samples of HEAD with different seeds, and one of an emptied candidate."""
     assert callable(say)
+    registry.agent(contract.agents[0], contract.root)
     repository = git.repository_root(contract.root)
     base = git.head(repository)
     places = Places(contract.root / FOLDER / "check", repository, contract.root)
@@ -95,11 +96,8 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     git.exclude(repository, f"{FOLDER}/")
     store, executor = Store.create(places.run / "store.git"), LocalExecutor()
     finding = Finding()
-    registry.agent(contract.agents[0], contract.root)
-    scope, inner = Scope(contract.task), contract.root.relative_to(repository)
-    dirty = [Path(path) for path in sorted(git.uncommitted(repository))]
-    named = [path.relative_to(inner).as_posix() for path in dirty if path.is_relative_to(inner)]
-    if changed := [name for name in named if scope.editable(name)]:
+    scope, dirty = Scope(contract.task), git.uncommitted(repository)
+    if changed := [name for name in task.names(contract, dirty) if scope.editable(name)]:
         finding.notes.append(
             f"uncommitted changes are not measured: {', '.join(changed)}; run refuses them"
             " without --dirty"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from .. import config
+from .. import config, git
 from ..errors import UserError
 from ..journal import Journal
 from ..journal.view import RunView
 from ..run import FOLDER, tags
+from ..types import Contract
 
 
 def contract_path(start: Path) -> Path:
@@ -51,3 +53,10 @@ def read_view(root: Path, tag: str) -> RunView:
         return RunView(journal.events())
     finally:
         journal.close()
+
+
+def names(contract: Contract, paths: Iterable[str]) -> list[str]:
+    """Those of a repository's paths that lie beside or below the contract, relative to it."""
+    inner = contract.root.relative_to(git.repository_root(contract.root))
+    found = [Path(path) for path in sorted(paths)]
+    return [path.relative_to(inner).as_posix() for path in found if path.is_relative_to(inner)]

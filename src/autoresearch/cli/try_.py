@@ -99,13 +99,8 @@ def _json(contract: Contract, view: RunView, done: Experiment) -> dict[str, Json
 def _warn_of_protected(contract: Contract) -> None:
     """Say which changes of the person's were not tried."""
     repository = git.repository_root(contract.root)
-    scope, inner = Scope(contract.task), contract.root.relative_to(repository)
-    left_out = []
-    for path in sorted(git.uncommitted(repository) - git.untracked(repository)):
-        if Path(path).is_relative_to(inner):
-            name = Path(path).relative_to(inner).as_posix()
-            left_out += [] if scope.editable(name) else [name]
-    if left_out:
+    scope, changed = Scope(contract.task), git.uncommitted(repository) - git.untracked(repository)
+    if left_out := [name for name in task.names(contract, changed) if not scope.editable(name)]:
         click.echo(f"note: protected, so not tried: {', '.join(left_out)}", err=True)
 
 
