@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -150,6 +151,39 @@ def test_equal_assignments_give_equal_edits_whoever_answers(tmp_path: Path) -> N
     remembering.run(30, toy)
     ours = [(past.commit, past.description) for past in forgetful.history]
     assert ours == [(past.commit, past.description) for past in remembering.history]
+
+
+RATES = """\
+BODY_LR = 1e-3
+HEAD_LR = 2e-3
+FINAL_LR = 0.1
+DEPTH = 4
+print(BODY_LR, HEAD_LR, FINAL_LR, DEPTH)
+"""
+
+
+@pytest.mark.parametrize(("best", "ends"), [(1e-2, 1), (1e-4, -1)])
+def test_it_opens_with_all_learning_rates_together_as_long_as_that_is_kept(
+    tmp_path: Path, best: float, ends: int
+) -> None:
+    lab = Lab(tmp_path, RATES)
+    lab.run(4, lambda values: abs(math.log(float(values["BODY_LR"]) / best)))
+    moves = [settings_of(past.sources()["train.py"]) for past in lab.history]
+    rates = [float(each["BODY_LR"]) for each in moves]
+    assert all(
+        each["HEAD_LR"] == pytest.approx(2 * each["BODY_LR"], rel=0.05) for each in moves[:4]
+    )
+    assert all((each["FINAL_LR"], each["DEPTH"]) == (0.1, 4) for each in moves[:4])
+    if ends > 0:
+        kept = [math.log(rates[i + 1] / rates[i]) for i in range(2)]
+        assert kept[1] == pytest.approx(2 * kept[0], rel=0.05)
+    else:
+        assert rates[1] > rates[0] > rates[2] > rates[3]
+
+
+def test_one_learning_rate_has_no_opening(lab: Lab) -> None:
+    lab.run(3, lambda values: 1.0 + float(values["DEPTH"]))
+    assert len({tuple(settings_of(p.sources()["train.py"]).items()) for p in lab.history}) == 4
 
 
 def test_seeds_differ(lab: Lab) -> None:

@@ -358,6 +358,10 @@ SIZES = re.compile(
 )
 COUNTS = re.compile(r"DEPTH|LAYERS?|BLOCKS|NUM|N|K|COUNT|EPOCHS|STEPS|ITERS|ITERATIONS|RATIO")
 RATES = re.compile(r"LR|RATE")
+OF_A_SCHEDULE = re.compile(
+    r"FINAL|END|MIN|MAX|FLOOR|FRAC|FRACTION|RATIO|FACTOR|MULT|MULTIPLIER|SCALE|DECAY|WARMUP"
+    r"|WARMDOWN|COOLDOWN|GAMMA|POWER|DROP|DROPOUT"
+)
 WEIGHTS = (
     (re.compile(r"LR|RATE"), 1.4),
     (re.compile(r"BATCH|VOCAB|DEPTH|LAYERS?|SEQ|CONTEXT|WIDTH|DIM|HIDDEN"), 1.2),
@@ -386,6 +390,13 @@ def dimension(constant: Constant, told: Range | None = None) -> Dimension | None
     if isinstance(constant.value, int):
         return _guess_int(constant, words, weight)
     return _guess_float(constant.value, words, weight)
+
+
+def is_learning_rate(name: str) -> bool:
+    """Whether a name is that of a learning rate itself: HEAD_LR is, FINAL_LR_FRAC is not."""
+    words = name.split("_")
+    itself = "LR" in words or {"LEARNING", "RATE"} <= set(words)
+    return itself and not _any(OF_A_SCHEDULE, words)
 
 
 def _any(pattern: re.Pattern[str], words: Sequence[str]) -> bool:

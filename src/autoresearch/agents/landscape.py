@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..types import Metric, Status
-from .constants import Dimension, Value
+from .constants import Dimension, Value, is_learning_rate
 from .sources import Key, Parsed, Trial
 from .surrogate import Surrogate, Vector
 
 MOST_AT_ONCE = 4  # constants changed together
 ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
+OPENING = 2.0  # natural steps of all learning rates together in the first experiments
 CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
 
 
@@ -37,6 +38,8 @@ class Landscape:
     tried: frozenset[tuple[Value, ...]]
     momentum: Vector
     idle: int
+    rates: frozenset[int]  # which dimensions are learning rates
+    winning: bool  # all experiments were kept, but for one at most
 
     @classmethod
     def of(
@@ -81,10 +84,18 @@ class Landscape:
         return cls(
             axes, now, start, tuple(rows), worse, crashed, frozenset(tried),
             _momentum(kept, keys, axes, start), _idle(trials),
+            frozenset(
+                i for i, ((_, name), axis) in enumerate(dimensions.items())
+                if is_learning_rate(name) and axis.scale == "log"
+            ),
+            len(trials) - len(kept) < 2,
         )  # fmt: skip
 
     def propose(self, rng: random.Random) -> tuple[Value, ...] | None:
         """The values to try next: the most promising untried move, None if there is none."""
+        for move in self._openings():
+            if (values := self._values(self._after(move))) not in self.tried:
+                return values
         model = Surrogate(self.dimensions, self.start, self.rows, self.worse, self.crashed)
         scored: list[tuple[float, Vector]] = []
         for move in self._moves(rng):
@@ -96,12 +107,26 @@ class Landscape:
             return self._anything(rng)
         return self._values(max(scored, key=lambda each: each[0])[1])
 
+    def _openings(self) -> Iterator[Vector]:
+        """All learning rates together, up or else down; twice as far while that is kept."""
+        moved = {i for i, each in enumerate(self.momentum) if each}
+        if len(self.rates) < 2:
+            return
+        if not moved and len(self.rows) < 3:
+            for size in (OPENING, -OPENING):
+                yield tuple(size if i in self.rates else 0.0 for i in range(len(self.start)))
+        elif moved and moved <= self.rates and self.winning:
+            yield tuple(2 * each for each in self.momentum)
+
     def _consider(self, model: Surrogate, move: Vector, scored: list[tuple[float, Vector]]) -> None:
-        values = self._values(tuple(a + b for a, b in zip(self.start, move, strict=True)))
+        values = self._values(self._after(move))
         if values in self.tried:
             return
         place = tuple(a.place(v) for a, v in zip(self.dimensions, values, strict=True))
         scored.append((model.promise(place), place))
+
+    def _after(self, move: Vector) -> Vector:
+        return tuple(a + b for a, b in zip(self.start, move, strict=True))
 
     def _values(self, place: Vector) -> tuple[Value, ...]:
         return tuple(
@@ -170,7 +195,7 @@ class Landscape:
         """Any untried values near by: for small spaces that are nearly exhausted."""
         for attempt in range(400):
             move = self._mixture(rng, 1 + attempt / 40)
-            values = self._values(tuple(a + b for a, b in zip(self.start, move, strict=True)))
+            values = self._values(self._after(move))
             if values not in self.tried:
                 return values
         return None
