@@ -162,6 +162,15 @@ def counting(*edits: str) -> str:
     )
 
 
+def lr_patch(value: str) -> str:
+    """A patch of the toy's learning rate."""
+    return (
+        "--- a/train.py\n+++ b/train.py\n@@ -3,3 +3,3 @@\n \n"
+        f"-LR = 0.5\n+LR = {value}\n noise = random.Random("
+        'int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)\n'
+    )
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Callable[..., Toy]:
     """Make a toy task: ``toy(files={...}, metric='name = "loss"')``."""

@@ -11,11 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autoresearch.errors import StoreError
-from autoresearch.journal import SAFE_WAL, Journal, tsv
+from autoresearch.journal import SAFE_WAL, Journal
 
 
 def test_events_come_back_in_order(tmp_path: Path) -> None:
@@ -78,15 +76,6 @@ def test_readers_cannot_write(tmp_path: Path) -> None:
     reader = Journal(tmp_path / "journal.db", read_only=True)
     with pytest.raises((StoreError, sqlite3.Error)):
         reader.append("e")
-
-
-@given(st.text())
-def test_any_description_is_one_safe_cell(text: str) -> None:
-    cell = tsv.clean(text)
-    assert cell.isprintable()
-    assert "\t" not in cell and "\n" not in cell
-    assert not cell.startswith(("=", "+", "-", "@", " "))
-    assert len(cell) <= tsv.DESCRIPTION_LENGTH
 
 
 def test_a_file_without_a_schema_has_no_events(tmp_path: Path) -> None:

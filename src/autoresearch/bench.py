@@ -24,6 +24,7 @@ from .git import Store
 from .ports import Executor
 from .sandbox import Box, Mount, Sandbox, toolchain
 from .scope import Scope
+from .text import clean
 from .types import Contract, Guard, Json, Launched, Level, Outcome, Sample, Usage
 
 INVALID_ANSWER = 3
@@ -32,6 +33,13 @@ OUTPUT_BYTES = 256 << 20
 DISK_BYTES = 10 << 30
 PROCESSES = 512
 SETUP_DEADLINE_S = 3600.0
+LOCALE = ("LANG", "LC_ALL", "TZ")
+# How this machine reaches the network; only setup gets it.
+ROUTES = (
+    "http_proxy", "https_proxy", "no_proxy", "all_proxy",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
 INSIDE_OUT = Path("/out")
 INSIDE_USAGE = Path("/usage.json")
 
@@ -121,7 +129,7 @@ class Bench:
         places.setup_home.mkdir(parents=True, exist_ok=True)
         self.store.export(self.base, places.setup_tree)
         log = places.run / "setup" / "setup.log"
-        env = {**os.environ, **self._env, "PATH": self._env["PATH"]}
+        env = {**self._env, **_inherited(ROUTES)}
         if self.confined:
             mounts = [
                 *self._tools,
@@ -550,9 +558,8 @@ def environment(contract: Contract, home: Path) -> dict[str, str]:
     venv = contract.root / ".venv" / "bin"
     if venv.is_dir():
         path = f"{venv}{os.pathsep}{path}"
-    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TZ") if name in os.environ}
     return {
-        **kept,
+        **_inherited(LOCALE),
         "PATH": path,
         "HOME": str(home),
         "TMPDIR": "/tmp",
@@ -565,6 +572,10 @@ def environment(contract: Contract, home: Path) -> dict[str, str]:
         "UV_NO_CACHE": "1",
         **contract.run.env,
     }
+
+
+def _inherited(names: Sequence[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def pinned_cores(count: int) -> tuple[int, ...]:
@@ -588,9 +599,8 @@ def read_text(log: Path) -> str:
 def last_line(log: Path, length: int = 200) -> str:
     """The last line of a log that says something, printable and bounded."""
     for line in reversed(read_text(log).splitlines()):
-        text = "".join(c if c.isprintable() else " " for c in line).strip()
-        if text:
-            return text[:length]
+        if text := clean(line, length):
+            return text
     return "it printed nothing"
 
 

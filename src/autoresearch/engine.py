@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import git, limits, registry
-from .bench import Bench
+from .bench import Bench, read_text
 from .briefing import briefing
 from .decide import (
     CheckGuards,
@@ -29,9 +29,10 @@ from .errors import AgentError, ExecutorError, UserError
 from .executors.local import LocalExecutor
 from .journal.view import Experiment, Role, seconds_between
 from .ports import Agent
-from .run import Run
+from .run import REASON_LENGTH, Run
 from .sandbox import Mount, Sandbox
 from .scope import breach
+from .text import cell, clean
 from .types import (
     Assignment,
     Contract,
@@ -176,9 +177,9 @@ class Engine:
         self.run.append(
             "proposed",
             record.number,
-            description=proposal.description or self._describe(record.parent, captured),
-            hypothesis=proposal.hypothesis,
-            expected=proposal.expected,
+            description=cell(proposal.description) or self._describe(record.parent, captured),
+            hypothesis=clean(proposal.hypothesis, 1000),
+            expected=clean(proposal.expected, 200),
             kind=proposal.kind.value if proposal.kind else None,
             tokens=proposal.tokens,
             cost_usd=proposal.cost_usd,
@@ -212,7 +213,8 @@ class Engine:
         instructions = self.contract.root / path if path else None
         text = instructions.read_text("utf-8") if instructions and instructions.is_file() else ""
         brief = directory / "briefing.md"
-        brief.write_text(briefing(self.view, self.contract, plan, text), encoding="utf-8")
+        log = self._last_failure()
+        brief.write_text(briefing(self.view, self.contract, plan, text, log), encoding="utf-8")
         (directory / "proposal.json").unlink(missing_ok=True)
 
         async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
@@ -235,6 +237,13 @@ class Engine:
         )
         async with asyncio.timeout(choice.timeout_s + 60):
             return await self.agent.propose(assignment)
+
+    def _last_failure(self) -> str:
+        """What the last experiment printed, where it crashed or ran out of time."""
+        last = self.view.decided[-1]
+        if not last.taken or not last.decision or last.decision.status not in OUTCOMES.values():
+            return ""
+        return read_text(self.run.places.sample(last.number, last.taken[-1].k) / "run.log")
 
     def _inside(self, directory: Path, folder: Path) -> Inside:
         places = self.run.places
@@ -451,7 +460,7 @@ class Engine:
     async def _pause(self, reason: str, failures: int) -> None:
         """Wait, longer each time, visibly; a request to stop ends the wait."""
         wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 20))
-        self.run.append("paused", reason=reason, wait_s=wait_s)
+        self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._stopping.wait()

@@ -24,9 +24,11 @@ from .errors import RunLockedError, StoreError, UserError
 from .git import Store
 from .journal import Event, Journal, tsv
 from .journal.view import Experiment, Role, RunView, sample_body
+from .text import cell, clean
 from .types import Contract, Decision, Json, Plan, Sample, Status
 
 FOLDER = ".autoresearch"
+REASON_LENGTH = 400
 Listener: TypeAlias = Callable[[Event, RunView], None]
 
 
@@ -141,7 +143,10 @@ class Run:
 
     def close(self, experiment: Experiment, decision: Decision) -> Experiment:
         """Decide an experiment: journal first; the log, results.tsv and the branch follow."""
-        body: dict[str, Json] = asdict(decision) | {"status": decision.status.value}
+        body: dict[str, Json] = asdict(decision) | {
+            "status": decision.status.value,
+            "reason": clean(decision.reason, REASON_LENGTH),
+        }
         self.append("decided", experiment.number, decision=body)
         self._log_decision(experiment)
         path = self.places.run / "results.tsv"
@@ -182,7 +187,7 @@ class Run:
             "status": decision.status.value,
             "value": decision.value,
             "reason": decision.reason,
-            "description": tsv.clean(experiment.description),
+            "description": cell(experiment.description),
         }
         title = f"#{experiment.number} {decision.status.value}"
         message = f"{title}\n\n{json.dumps(entry)}\n"

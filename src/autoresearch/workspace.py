@@ -72,6 +72,11 @@ class Workspace:
         for path, status in _walk(folder, unsafe):
             seen.add(path)
             known = tree.get(path)
+            if not path.isprintable():
+                # The person's own, as it was, is no reason to refuse a change of something else.
+                if known is None or known != _entry(folder / path, status):
+                    unsafe.append((ascii(path), "hostile file name"))
+                continue
             allowed = self._editable(path)
             if known is None and not allowed:
                 if not self._expected(path):
@@ -91,7 +96,9 @@ class Workspace:
                 edits[path] = (entry.mode, data)
         gone = [p for p, e in tree.items() if p not in seen and e.mode != SUBMODULE]
         for path in gone:
-            if self._editable(path):
+            if not path.isprintable():
+                unsafe.append((ascii(path), "hostile file name"))
+            elif self._editable(path):
                 edits[path] = None
         changes = Changes(
             changed=tuple(sorted(edits)),
@@ -165,9 +172,7 @@ def _walk(folder: Path, unsafe: list[tuple[str, str]]) -> Iterator[tuple[str, os
                         return
                     if entry.name == ".git":
                         continue
-                    if not path.isprintable():
-                        unsafe.append((ascii(path), "hostile file name"))
-                    elif entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False):
                         queue.append(f"{path}/")
                     else:
                         yield path, entry.stat(follow_symlinks=False)

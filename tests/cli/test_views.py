@@ -12,10 +12,10 @@ from rich.console import Console
 
 from autoresearch import config
 from autoresearch.cli.live import Screen, plain_line
-from autoresearch.cli.views import _one_line, _printable
 from autoresearch.journal import Event
 from autoresearch.journal.view import RunView
 from autoresearch.run import FOLDER
+from autoresearch.text import block, clean
 from autoresearch.types import Decision, Status
 from tests.cli.test_live import Story, tell_all
 from tests.conftest import Toy
@@ -66,7 +66,7 @@ def test_status(done: Toy) -> None:
 def test_log(done: Toy) -> None:
     text = done.call("log").stdout
     assert "\x1b" not in text and "\x07" not in text and "\u202e" not in text
-    assert "[31mred [0m =HYPERLINK(1) [bold]markup[/bold] over" in " ".join(text.split())
+    assert "red =HYPERLINK(1) [bold]markup[/bold] over" in " ".join(text.split())
     assert max(len(line) for line in text.splitlines()) <= 100
     found = json.loads(done.call("log", "--json").stdout)
     assert [row["status"] for row in found["rows"]] == ["keep", "keep", "crash"]
@@ -178,9 +178,8 @@ def test_a_story_reads_well(tmp_path: Path) -> None:
 0  0000000                   2.4508           keep      0.25  baseline
 1  0000001                   2.4091  -0.0417  keep      0.25  MATRIX_LR 0.04 -> 0.06
 2  0000002                     2.46  +0.0509  discard   0.25  DEPTH 4 -> 6
-3  0000003                        -           crash     0.25  cmd|'calc' [2J ]0;owned [bold
-                                                              red]hi[/] $\\frac{1}$ 中文 end:
-                                                              [31mboom
+3  0000003                        -           crash     0.25  cmd|'calc' [bold red]hi[/] $\\frac{1}$
+                                                              中文 end: boom
 4  0000004                        -           rejected     -  rename prepare.py: prepare.py is
                                                               protected
 5  0000005                      2.1   -0.309  discard   0.25  wd (open): guard failed: tox
@@ -203,10 +202,10 @@ def test_signs_survive_and_what_is_absent_is_null(tmp_path: Path) -> None:
 
 
 def test_logs_and_signs_are_printed_as_they_are_meant() -> None:
-    assert _printable("\x1b[31mred\x1b[0m 10 %\r20 %\r\nend\x07\t|\x1b]0;title\x07\x1b(") == (
+    assert block("\x1b[31mred\x1b[0m 10 %\r20 %\r\nend\x07\t|\x1b]0;title\x07\x1b(") == (
         "red 10 %\n20 %\nend\N{REPLACEMENT CHARACTER}\t|\N{REPLACEMENT CHARACTER}("
     )
-    assert _one_line("-0.3\tis\nbetter\x1b", 80) == "-0.3 is better"
+    assert clean("-0.3\tis\nbetter\x1b", 80) == "-0.3 is better"
 
 
 def test_a_patch_can_be_applied(done: Toy, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AgentError, UserError
+from ..text import clean
 from ..types import Assignment, Json, Kind, Proposal
 
 PROPOSAL_BYTES = 64 << 10
@@ -70,9 +71,9 @@ class CommandAgent:
             )
         said = _read_proposal(assignment.proposal)
         return Proposal(
-            description=str(said.get("description") or last)[:DESCRIPTION_LENGTH],
-            hypothesis=str(said.get("hypothesis") or "")[:1000],
-            expected=str(said.get("expected") or "")[:200],
+            description=clean(str(said.get("description") or last), DESCRIPTION_LENGTH),
+            hypothesis=clean(str(said.get("hypothesis") or ""), 1000),
+            expected=clean(str(said.get("expected") or ""), 200),
             kind=Kind.IMPROVE,
             tokens=_number(said, "tokens", int),
             cost_usd=_number(said, "cost_usd", float),
@@ -105,13 +106,13 @@ def _number(said: Mapping[str, Any], key: str, kind: type[int] | type[float]) ->
     if value is None:
         return None
     if type(value) not in (int, float) or not 0 <= value < 1e12:
-        raise AgentError(f"the proposal's {key} = {value!r} is not a sensible number")
+        shown = clean(repr(value), 40)
+        raise AgentError(f"the proposal's {key} = {shown} is not a sensible number")
     return kind(value)
 
 
 def _last_line(log: Path) -> str:
     for line in reversed(log.read_bytes().decode("utf-8", errors="replace").splitlines()):
-        text = "".join(c if c.isprintable() else " " for c in line).strip()
-        if text:
-            return text[:DESCRIPTION_LENGTH]
+        if text := clean(line, DESCRIPTION_LENGTH):
+            return text
     return ""

@@ -10,6 +10,7 @@ import click
 
 from .. import __version__
 from ..errors import AutoresearchError, RunLockedError, UserError
+from ..text import block
 
 COMMANDS = {
     "init": ("autoresearch.cli.init:init", "Write autoresearch.toml for the task in a directory."),
@@ -80,4 +81,4 @@ def _report(error: AutoresearchError) -> None:
         body = {"kind": type(error).__name__, "message": error.message, "fix": error.fix}
         click.echo(json.dumps({"error": body}))
     else:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {error}", err=True)
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {block(str(error))}", err=True)

@@ -23,10 +23,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..journal import Event
-from ..journal.tsv import clean
 from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..limits import used
 from ..run import Listener
+from ..text import clean
 from ..types import Contract, Decision, Status
 from . import words
 

@@ -15,10 +15,10 @@ from .. import config, git
 from ..bench import Places
 from ..engine import Engine
 from ..errors import UserError
-from ..journal import tsv
 from ..journal.view import Experiment, RunView
 from ..run import FOLDER, held_by_engine
 from ..scope import Scope
+from ..text import cell, clean
 from ..types import Contract, Json, Status
 from . import task
 from .live import watch
@@ -50,7 +50,7 @@ def try_(
     ticket = secrets.token_hex(8)
     request: dict[str, Json] = {
         "ticket": ticket,
-        "message": tsv.clean(message) or "try",
+        "message": cell(message) or "try",
         "files": {} if patch else dict(_editable_files(contract)),
         "patch": base64.b64encode(patch.read_bytes()).decode() if patch else None,
     }
@@ -79,11 +79,11 @@ def sentence(contract: Contract, done: Experiment) -> str:
     decision = done.decision
     assert decision is not None
     if decision.value is None:
-        return f"{decision.status.value}  {decision.reason}"
+        return f"{decision.status.value}  {clean(decision.reason, 400)}"
     line = f"{decision.status.value}  {contract.metric.name} {decision.value:.6g}"
     if done.was is not None:
         line += f" (was {done.was:.6g}, {decision.value - done.was:+.4g})"
-    return f"{line}  {decision.reason}"
+    return f"{line}  {clean(decision.reason, 400)}"
 
 
 def _json(contract: Contract, view: RunView, done: Experiment) -> dict[str, Json]:
@@ -134,7 +134,7 @@ def _wait(contract: Contract, tag: str, ticket: str) -> RunView:
     click.echo("the engine of this run takes it next; waiting ...", err=True)
     while True:
         view = task.read_view(contract.root, tag)
-        if any(each.ticket == ticket for each in view.decided):
+        if ticket not in view.tickets and any(each.ticket == ticket for each in view.decided):
             return view
         if not held_by_engine(contract.root / FOLDER / tag):
             raise UserError(

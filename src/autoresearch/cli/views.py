@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +21,13 @@ from ..errors import UserError
 from ..git import Store
 from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..run import FOLDER, held_by_engine
+from ..text import block, clean, excerpt
 from ..types import Contract, Json, Outcome, Status
 from . import task, words
 from .live import amount
 
 LOG_LINES = 20
 WIDE = 1000
-# Colors, cursor moves and titles that programs print into their logs.
-ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?)")
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,7 +58,7 @@ def status(folder: Path, tag: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    reason = f" ({found['reason']})" if found["reason"] else ""
+    reason = f" ({clean(str(found['reason']), 400)})" if found["reason"] else ""
     click.echo(f"run          {view.tag}, {found['state']}{reason}")
     if found["state"] == "running":
         click.echo(f"phase        {words.phase(view)}")
@@ -210,9 +208,9 @@ def show(
         click.echo(json.dumps(_show_json(contract, experiment, patch, tail)))
     elif diff:
         # Into a file or git apply it goes as it is, to a terminal without what would act on it.
-        sys.stdout.write(_printable(patch) if sys.stdout.isatty() else patch)
+        sys.stdout.write(block(patch) if sys.stdout.isatty() else patch)
     elif only_log:
-        click.echo(_printable(_log(experiment, run)), nl=False)
+        click.echo(block(_log(experiment, run)), nl=False)
     else:
         _print(contract, experiment, patch, tail, run)
 
@@ -245,7 +243,7 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
     console.print(title + words.marks(contract, experiment))
     if made is not None:
         verdict = Text(made.status.value, words.STYLES[made.status])
-        console.print(verdict + Text(f": {_one_line(made.reason, 400)}", ""))
+        console.print(verdict + Text(f": {clean(made.reason, 400)}", ""))
     else:
         console.print("not decided yet")
     for name, value in (
@@ -256,7 +254,7 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
         ("files", str(run / "experiments" / str(experiment.number))),
     ):  # fmt: skip
         if value:
-            console.print(Text(f"{name:11} {_one_line(value, 400)}"), soft_wrap=True)
+            console.print(Text(f"{name:11} {clean(value, 400)}"), soft_wrap=True)
     if experiment.taken:
         _table(_samples(contract, experiment))
     if made is not None and made.status in (Status.CRASH, Status.TIMEOUT) and tail:
@@ -264,7 +262,7 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
         console.print(Text(tail), soft_wrap=True)
     if patch:
         console.print()
-        for each in _printable(patch).splitlines():
+        for each in block(patch).splitlines():
             color = {"+": "green", "-": "red", "@": "cyan"}.get(each[:1], "")
             console.print(Text(each, color), soft_wrap=True)
 
@@ -277,9 +275,7 @@ def _samples(contract: Contract, experiment: Experiment) -> Table:
     table.add_column("outcome", overflow="fold")
     for each in experiment.taken:
         sample = each.sample
-        said = sample.outcome.value + (
-            f": {_one_line(sample.reason, 200)}" if sample.reason else ""
-        )
+        said = sample.outcome.value + (f": {clean(sample.reason, 200)}" if sample.reason else "")
         if sample.answer_cpu_s > 0:
             said += f", its answer took {sample.answer_cpu_s:.2f} s"
         table.add_row(
@@ -305,17 +301,4 @@ def _log(experiment: Experiment, run: Path) -> str:
 
 
 def _log_tail(experiment: Experiment, run: Path) -> str:
-    return "\n".join(_printable(_log(experiment, run)).splitlines()[-LOG_LINES:])
-
-
-def _one_line(text: str, length: int) -> str:
-    """Text of untrusted code as one line; unlike in a table cell, a leading sign stays."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:length]
-
-
-def _printable(text: str) -> str:
-    """Text of untrusted code without what a terminal would act on."""
-    text = ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
-    )
+    return excerpt(_log(experiment, run), LOG_LINES, 400)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..decide import FRESH_MOST
-from ..journal.tsv import clean
 from ..journal.view import Experiment, Role, RunView
+from ..text import cell, clean
 from ..types import Contract, Status
 
 STYLES = {
@@ -34,7 +34,7 @@ def change(contract: Contract, experiment: Experiment) -> str:
 
 def description(experiment: Experiment, length: int = 80) -> str:
     """What an experiment tried, as one clean line."""
-    return clean(experiment.description, length) or experiment.kind.value
+    return cell(experiment.description, length) or experiment.kind.value
 
 
 def marks(contract: Contract, experiment: Experiment | None = None, *, of: str = "") -> str:
@@ -59,7 +59,7 @@ def phase(view: RunView) -> str:
     if view.paused:
         return f"paused: {clean(view.paused, 120)}"
     if view.ended:
-        return f"ended: {view.end_reason}"
+        return f"ended: {clean(view.end_reason, 120)}"
     experiment = view.unfinished
     if experiment is None:
         return "setting up" if view.setup_running else "starting"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..text import cell
 from .view import Experiment, RunView
-
-DESCRIPTION_LENGTH = 200
 
 
 def header(metric: str) -> str:
@@ -24,16 +23,9 @@ def row(experiment: Experiment) -> str:
         f"{value:.6f}",
         f"{experiment.memory_gb:.1f}",
         decision.status.value,
-        clean(experiment.description) or experiment.kind.value,
+        cell(experiment.description) or experiment.kind.value,
     )
     return "\t".join(fields) + "\n"
-
-
-def clean(text: str, length: int = DESCRIPTION_LENGTH) -> str:
-    """Text of an agent made safe for a cell: printable, one line, and no formula."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    line = line.lstrip("=+-@ ")
-    return line if len(line) <= length else f"{line[: length - 1].rstrip(' ,')}…"
 
 
 def rebuild(path: Path, view: RunView, metric: str) -> None:

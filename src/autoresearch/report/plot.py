@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..journal.tsv import clean
 from ..journal.view import Experiment, RunView
+from ..text import cell, clean
 from ..types import Contract, Status
 
 KEPT, OTHER, FAILED, BAND, INK, PALE = (
@@ -294,7 +294,7 @@ def arrange(
 
 
 def _name(experiment: Experiment) -> str:
-    text = clean(experiment.description) or experiment.kind.value
+    text = cell(experiment.description) or experiment.kind.value
     mark = " (open)" if experiment.open else ""
     length = LABEL_LENGTH - len(mark)
     if len(text) > length:
