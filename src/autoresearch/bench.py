@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .contention import contention_of
 from .errors import EvaluationError
 from .git import Store
 from .ports import Executor
@@ -254,7 +255,7 @@ class Bench:
         def ended(outcome: Outcome, reason: str, value: float | None = None) -> Sample:
             return Sample(
                 commit, seed, outcome, value, reason, usage, memory_gb,
-                self.sandbox.level, result["node"], answer_cpu_s,
+                self.sandbox.level, result["node"], answer_cpu_s, contention_of(result),
             )  # fmt: skip
 
         match command["outcome"]:

@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import git, limits, registry
 from .bench import Bench, read_text
 from .briefing import briefing
+from .contention import why_void
 from .decide import (
     CheckGuards,
     Evidence,
@@ -136,8 +137,7 @@ class Engine:
             await self._pause(f"{stuck + STUCK} proposals in a row were rejected", stuck + 1)
 
     async def _experiment(self, plan: Plan) -> Experiment:
-        ticket = self._next_ticket()
-        record = self.run.open(plan, self._agent_name(ticket), ticket=ticket)
+        record = self._open_void() or self._open(plan)
         if not record.commit and (refusal := await self._propose(record)):
             return self.run.close(record, refusal)
         while not isinstance(step := self._judge(record), Decision):
@@ -145,6 +145,28 @@ class Engine:
             if self.view.stop_requested and not isinstance(self._judge(record), Decision):
                 raise StopAsyncIteration
         return self.run.close(record, step)
+
+    def _open(self, plan: Plan) -> Experiment:
+        ticket = self._next_ticket()
+        return self.run.open(plan, self._agent_name(ticket), ticket=ticket)
+
+    def _open_void(self) -> Experiment | None:
+        """Open the experiment that was just decided void once more, with the same candidate."""
+        void = self.view.to_repeat
+        if void is None:
+            return None
+        plan = Plan(void.parent, void.kind, void.hypothesis)
+        record = self.run.open(plan, void.agent, ticket=void.ticket, repeats=void.number)
+        if not record.commit:
+            self.run.append(
+                "proposed", record.number, description=void.description,
+                hypothesis=void.hypothesis, expected=void.expected,
+            )  # fmt: skip
+            self.run.append(
+                "sealed", record.number, commit=void.commit, tokens_added=void.tokens_added,
+                fingerprint=void.fingerprint,
+            )  # fmt: skip
+        return record
 
     # Plan and propose
 
@@ -231,7 +253,9 @@ class Engine:
             history=self._history(),
             briefing=brief,
             directory=directory,
-            turn=sum(1 for each in self.view.decided[1:] if not each.ticket),
+            turn=sum(
+                1 for each in self.view.decided[1:] if not each.ticket and each.repeats is None
+            ),
             launch=launch,
             inside=self._inside(directory, folder),
         )
@@ -405,7 +429,8 @@ class Engine:
         if sample.outcome is not Outcome.OK:
             return None
         used, budget = self.bench.used_s(sample), self.contract.run.budget_s
-        baseline = [each.sample for each in self.view.experiments[0].taken]
+        taken = [each.sample for each in self.view.experiments[0].taken]
+        baseline = [each for each in taken if each.outcome is Outcome.OK]
         extra = max((self.bench.used_s(each) - budget for each in baseline), default=0.0)
         allowed = budget * 1.1 + max(0.0, extra)
         if used <= allowed:
@@ -435,9 +460,9 @@ class Engine:
             )  # fmt: skip
             return
         role, commit = self._role(step, record)
-        seed = self._seed(number, k)
+        seed = self._next_seed(record)
         self.run.record_attempt(number, k, role, seed, commit)
-        sample = await self.bench.measure(commit, number, k, seed)
+        sample = self._unless_void(await self.bench.measure(commit, number, k, seed))
         self.run.record_sample(number, k, role, sample, self.contract.run.gpus)
 
     def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
@@ -446,6 +471,22 @@ class Engine:
         if step.of == "incumbent":
             return Role.INCUMBENT, record.parent
         return (Role.FRESH if record.values(Role.SCREEN) else Role.SCREEN), record.commit
+
+    def _unless_void(self, sample: Sample) -> Sample:
+        """The sample; without its value where rivals on the machine make it say nothing."""
+        if self.view.noise.exact and sample.outcome is Outcome.OK:
+            return sample
+        if not (reason := why_void(sample, self.contract.run, self.view.shares)):
+            return sample
+        return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
+
+    def _next_seed(self, record: Experiment) -> int:
+        """The next sample's seed; the same again after one that was void or cut short.
+
+        Otherwise who can make a sample void could choose between seeds.
+        """
+        told = sum(1 for each in record.taken if each.sample.outcome is not Outcome.VOID)
+        return self._seed(record.number if record.repeats is None else record.repeats, told)
 
     def _seed(self, number: int, k: int) -> int:
         """Seeds are ours: they follow from the run's own and cannot be chosen by a candidate."""

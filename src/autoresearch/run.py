@@ -116,7 +116,9 @@ class Run:
             listener(event, self.view)
         return event
 
-    def open(self, plan: Plan, agent: str, *, ticket: str = "") -> Experiment:
+    def open(
+        self, plan: Plan, agent: str, *, ticket: str = "", repeats: int | None = None
+    ) -> Experiment:
         """Open the next experiment, or the one that was in flight when the engine ended."""
         if (unfinished := self.view.unfinished) and unfinished.commit:
             return unfinished
@@ -130,6 +132,7 @@ class Run:
             agent=agent,
             open=bool(ticket),
             ticket=ticket,
+            repeats=repeats,
         )
         return self.view.experiments[number]
 

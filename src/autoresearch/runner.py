@@ -16,8 +16,12 @@ A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin":
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
 The result: {"nonce", "node", "account", "steps": [{"name", "outcome", "detail", "exit_code",
-             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s"}]}; steps after a failed
-one are absent; "answer_cpu_s" is the answerer's part of "cpu_s".
+             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s", "contention"}]}; steps
+after a failed one are absent; "answer_cpu_s" is the answerer's part of "cpu_s".
+"contention" is null for a step without cores of its own or of less than 1.5 s, else what the
+step lost from its first second on, in seconds: {"core_s": time that its cores had, "waited_s": how
+long its threads were ready and not running (null where the kernel does not say), "others_s": how
+long processes that are not ours ran on those cores, "stolen_s": what the host took from them}.
 An outcome is one of: ok failed timeout memory processes output disk cpu cancelled.
 
 Processor time is the largest of the accounts there are: what the kernel reported for every process
@@ -51,9 +55,11 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 FIRST_TICK_S = 0.01
 DISK_TICK_S = 1.0
+QUIET_S, LEAST_S = 1.0, 0.5
 CHUNK = 1 << 16
 PAGE = resource.getpagesize()
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
+PF_KTHREAD = 0x200000
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
@@ -170,6 +176,7 @@ class Tree:
 
     def __init__(self) -> None:
         self.ticks: dict[tuple[int, bytes], int] = {}
+        self.waits: dict[tuple[int, str], int] = {}
         self.peak_rss_bytes = 0
 
     def sample(self) -> tuple[int, int]:
@@ -182,11 +189,56 @@ class Tree:
             count += 1
             rss += int(fields[21]) * PAGE
             self.ticks[pid, fields[19]] = int(fields[11]) + int(fields[12])
+            self.waits.update(waits(pid))
         self.peak_rss_bytes = max(self.peak_rss_bytes, rss)
         return count, rss
 
     def cpu_s(self) -> float:
         return sum(self.ticks.values()) / CLOCK_TICK
+
+    def waited_s(self) -> float | None:
+        """How long all threads ever seen were ready to run and had no core."""
+        return sum(self.waits.values()) / 1e9 if self.waits else None
+
+
+def waits(pid: int) -> dict[tuple[int, str], int]:
+    """Nanoseconds that each thread of a process has waited for a core, where the kernel says."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:
+                found[pid, thread] = int(file.read().split()[1])
+    return found
+
+
+def core_times(cores: Sequence[int]) -> tuple[float, float]:
+    """Seconds that these cores have run processes, and that the host has taken from them."""
+    ran = stolen = 0
+    names = {f"cpu{core}" for core in cores}
+    with open("/proc/stat") as file:
+        for line in file:
+            words = line.split()
+            if words and words[0] in names:
+                ran += sum(int(word) for word in words[1:4])
+                stolen += int(words[8])
+    return ran / CLOCK_TICK, stolen / CLOCK_TICK
+
+
+def foreign_s() -> float:
+    """Processor seconds of all processes but ours and those below us, with what they reaped.
+
+    What a process used passes to whoever waits for it. Children that nobody waits for are missed,
+    so nobody can hide there as one of the others. Nor does the kernel's own work count: it may be
+    on behalf of the job.
+    """
+    own = {os.getpid(), *descendants(os.getpid())}
+    total = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in own:
+            fields = stat_fields(int(name))
+            if fields and not int(fields[6]) & PF_KTHREAD:
+                total += sum(int(field) for field in fields[11:15])
+    return total / CLOCK_TICK
 
 
 def stat_fields(pid: int) -> list[bytes] | None:
@@ -331,7 +383,10 @@ class Step:
         self.scorer_cpu_s = 0.0
         self.answer_cpu_s = 0.0
         self.largest_rss_bytes = 0
+        self.contention: Fields | None = None
         self.tree = Tree()
+        self.pinned = bool(job.get("cores")) and sys.platform == "linux"
+        self.rivals: Rivals | None = None
 
     def launch(self) -> None:
         """Start the process, or scorer and answerer with the two pipes between them."""
@@ -380,6 +435,8 @@ class Step:
                 code = self.exits[self.started[0]]
                 return ("ok", "") if code == 0 else ("failed", describe_exit(code))
             now = time.monotonic()
+            if self.rivals is None and self.pinned and now >= self.began + QUIET_S:
+                self.rivals = Rivals(self)
             if now >= next_sample:
                 tick = min(tick * 1.3, TICK_S)
                 next_sample = now + tick
@@ -452,17 +509,60 @@ class Step:
             clean = time.monotonic() < give_up
             time.sleep(0.002)
         self.wall_s = time.monotonic() - self.began
+        self.contention = self.rivals.contention() if self.rivals else None
         drain(self.readers)
         for log in self.logs:
             log.close()
         if not clean:
             raise RuntimeError(f"a process of step {self.step['name']} survived SIGKILL")
 
+    def used_s(self) -> float:
+        """Processor seconds of the whole tree so far: the largest of the accounts."""
+        return max(self.cpu_s, self.tree.cpu_s(), self.charged_s())
+
     def usage(self) -> Fields:
         return {
             "wall_s": round(self.wall_s, 4),
-            "cpu_s": round(max(self.cpu_s, self.tree.cpu_s(), self.charged_s()), 4),
+            "cpu_s": round(self.used_s(), 4),
             "peak_rss_bytes": max(self.tree.peak_rss_bytes, self.largest_rss_bytes),
+        }
+
+
+class Rivals:
+    """What else wants the cores of a step, from the moment this is made to the step's end.
+
+    Nothing that the step itself does makes ``others_s`` grow: it is at most what these cores ran
+    beyond our own account, and at most what processes that are not ours have used.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self.began = time.monotonic()
+        self.before = self.look()
+
+    def look(self) -> tuple[float, float, float, float, float]:
+        step = self.step
+        ran_s, stolen_s = core_times(step.job["cores"])
+        own_s = step.used_s() + time.process_time()
+        return ran_s, stolen_s, own_s, foreign_s(), step.tree.waited_s() or 0.0
+
+    def contention(self) -> Fields | None:
+        """The step's entry of the result; None where it tells nothing."""
+        wall_s = time.monotonic() - self.began
+        if wall_s < LEAST_S:
+            return None
+        ran_s, stolen_s, own_s, foreign_s, waited_s = (
+            after - before for after, before in zip(self.look(), self.before)
+        )
+        known = self.step.tree.waited_s() is not None
+        core_s = wall_s * len(self.step.job["cores"])
+        if own_s > 1.05 * core_s:
+            stolen_s = 0.0  # it ran elsewhere, too, and may have used up what the host allows us
+        return {
+            "core_s": round(core_s, 3),
+            "waited_s": round(waited_s, 3) if known else None,
+            "others_s": round(max(0.0, min(ran_s - own_s, foreign_s)), 3),
+            "stolen_s": round(stolen_s, 3),
         }
 
 
@@ -490,6 +590,7 @@ def run_step(step: Fields, job: Fields, account: Account, leash: int | None) -> 
         "exit_code": code,
         "usage": usage,
         "answer_cpu_s": round(running.answer_cpu_s, 4),
+        "contention": running.contention,
     }
 
 

@@ -188,6 +188,24 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Contention:
+    """What a sample's cores did for others while it was ready to run, in seconds.
+
+    ``core_s`` is the time that its cores had, zero where nothing is known: a sample of less than
+    1.5 s or without cores of its own. ``stolen_s`` is what the host took from them.
+    """
+
+    core_s: float = 0.0
+    lost_s: float = 0.0
+    stolen_s: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """The part of the cores' time that the sample wanted and did not get."""
+        return (self.lost_s + self.stolen_s) / self.core_s if self.core_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One measured value of one commit with one seed, or why there is none.
 
@@ -204,6 +222,7 @@ class Sample:
     level: Level = Level.NONE
     node: str = ""
     answer_cpu_s: float = 0.0
+    contention: Contention = Contention()
 
 
 @dataclass(frozen=True, slots=True)

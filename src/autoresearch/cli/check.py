@@ -22,7 +22,7 @@ from ..sandbox import Sandbox
 from ..scope import Scope
 from ..types import Contract, Json, Level, Outcome, Sample
 from ..workspace import Workspace
-from . import task
+from . import task, words
 
 SAMPLES = 3
 NIGHT_S = 8 * 3600
@@ -163,6 +163,8 @@ def _judge(contract: Contract, finding: Finding) -> None:
             "the score is self-reported: printed by code the agent may edit; add metric.evaluate"
             " to measure it from outside"
         )
+    if said := words.busy([each.contention.share for each in finding.samples]):
+        finding.notes.append(f"this machine is {said}")
 
 
 def _noise(finding: Finding) -> float | None:

@@ -27,7 +27,7 @@ from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..limits import used
 from ..run import Listener
 from ..text import clean
-from ..types import Contract, Decision, Status
+from ..types import Contract, Decision, Outcome, Status
 from . import words
 
 ROWS = 10
@@ -112,6 +112,8 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
         case "attempt" if experiment is not None:
             tried = event.body["role"] == Role.SCREEN.value
             return words.phase(view) + (f": {words.description(experiment)}" if tried else "")
+        case "sample" if event.body["outcome"] == Outcome.VOID.value:
+            return f"void: {clean(str(event.body['reason']))}; this sample is not used"
         case "decided" if experiment is not None and experiment.decision is not None:
             return _decided(contract, experiment, experiment.decision)
         case "delivered":

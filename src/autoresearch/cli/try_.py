@@ -65,7 +65,8 @@ def try_(
         )
     if patch is None:
         _warn_of_protected(contract)
-    done = next(each for each in view.decided if each.ticket == ticket)
+    # Decided void, it was measured once more: the last word counts.
+    done = [each for each in view.decided if each.ticket == ticket][-1]
     if as_json:
         click.echo(json.dumps(_json(contract, view, done)))
     else:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from ..git import Store
 from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..run import FOLDER, held_by_engine
 from ..text import block, clean, excerpt
-from ..types import Contract, Json, Outcome, Status
+from ..types import Contention, Contract, Json, Outcome, Status
 from . import task, words
 from .live import amount
 
 LOG_LINES = 20
 WIDE = 1000
+SHARE_SHOWN = 0.01
 
 
 def _options(command: Callable[..., None]) -> Callable[..., None]:
@@ -226,6 +228,7 @@ def _show_json(
             "wall_s": each.sample.usage.wall_s, "cpu_s": each.sample.usage.cpu_s,
             "level": each.sample.level.value, "node": each.sample.node,
             "void": each.sample.outcome is Outcome.VOID,
+            "contention": _contention_json(each.sample.contention),
         }
         for each in experiment.taken
     ]  # fmt: skip
@@ -234,6 +237,10 @@ def _show_json(
         "hypothesis": experiment.hypothesis or None, "expected": experiment.expected or None,
         "dropped": list[Json](experiment.dropped), "diff": patch or None, "log_tail": tail or None,
     }  # fmt: skip
+
+
+def _contention_json(found: Contention) -> dict[str, Json] | None:
+    return {"share": found.share, **asdict(found)} if found.core_s else None
 
 
 def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, run: Path) -> None:
@@ -251,6 +258,7 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
         ("commit", experiment.commit), ("parent", experiment.parent), ("agent", experiment.agent),
         ("code", f"{experiment.tokens_added:+d} tokens" if experiment.commit else ""),
         ("dropped", ", ".join(experiment.dropped)),
+        ("repeats", f"#{experiment.repeats}, which was void" if experiment.repeats else ""),
         ("files", str(run / "experiments" / str(experiment.number))),
     ):  # fmt: skip
         if value:
@@ -278,6 +286,8 @@ def _samples(contract: Contract, experiment: Experiment) -> Table:
         said = sample.outcome.value + (f": {clean(sample.reason, 200)}" if sample.reason else "")
         if sample.answer_cpu_s > 0:
             said += f", its answer took {sample.answer_cpu_s:.2f} s"
+        if sample.outcome is not Outcome.VOID and sample.contention.share >= SHARE_SHOWN:
+            said += f", {100 * sample.contention.share:.0f} % of its cores' time went to others"
         table.add_row(
             str(each.k), each.role.value, str(sample.seed), words.number(sample.value),
             f"{sample.usage.wall_s:.2f}", f"{sample.usage.cpu_s:.2f}", f"{sample.memory_gb:.2f}",

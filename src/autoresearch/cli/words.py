@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from ..contention import LIMITS, usual
 from ..decide import FRESH_MOST
 from ..journal.view import Experiment, Role, RunView
 from ..text import cell, clean
@@ -91,6 +93,17 @@ def why(experiment: Experiment) -> str:
     return f": {clean(decision.reason, 120)}"
 
 
+def busy(shares: Sequence[float]) -> str:
+    """What to know about a machine that is shared with other programs all the time, or nothing."""
+    share = usual(shares)
+    if share <= LIMITS["wall"]:
+        return ""
+    return (
+        f"busy: samples usually lose {100 * share:.0f} % of their cores' time to other programs;"
+        " noise includes that"
+    )
+
+
 def summary(contract: Contract, view: RunView, run: Path) -> str:
     """What a run has achieved: baseline, best, gain with its interval, and where it is."""
     metric = contract.metric
@@ -116,6 +129,8 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
         assert kept.decision is not None
         lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value):>8}"
                      f"  {change(contract, kept):>9}  {description(kept, 60)}")  # fmt: skip
+    if said := busy(view.shares):
+        lines.append(f"  machine      {said}")
     if view.delivered:
         lines.append(f"  branch       {view.branch}")
     lines.append(f"  results      {run / 'results.tsv'}")

@@ -6,13 +6,14 @@ Applying an event costs the same at the ten-thousandth experiment as at the tent
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from ..contention import REMEMBERED
 from ..decide import Noise, Reference, Standing
-from ..types import Decision, Json, Kind, Level, Outcome, Sample, Status, Usage
+from ..types import Contention, Decision, Json, Kind, Level, Outcome, Sample, Status, Usage
 from . import Event
 
 RECENT_CONFIRMATIONS = 20
@@ -58,6 +59,7 @@ class Experiment:
     tokens_added: int = 0
     open: bool = False
     ticket: str = ""
+    repeats: int | None = None
     attempts: int = 0
     in_flight: dict[str, Json] | None = None
     taken: list[Taken] = field(default_factory=list)
@@ -122,6 +124,8 @@ class RunView:
         self.closed_noise = Noise()
         self.credit_used = 0.0
         self.confirmations: list[bool] = []
+        self.shares: list[float] = []
+        self.to_repeat: Experiment | None = None
         self.last_at = ""
         for event in events:
             self.apply(event)
@@ -238,6 +242,7 @@ class RunView:
             hypothesis=body.get("hypothesis", ""),
             open=body.get("open", False),
             ticket=body.get("ticket", ""),
+            repeats=body.get("repeats"),
         )
 
     def _on_proposed(self, event: Event, body: dict[str, Any]) -> None:
@@ -269,6 +274,8 @@ class RunView:
         sample = sample_of(body)
         experiment.taken.append(Taken(body["k"], Role(body["role"]), sample))
         self.device_s += body.get("gpus", 0) * sample.usage.wall_s
+        if sample.contention.core_s:
+            self.shares = [*self.shares, sample.contention.share][-REMEMBERED:]
 
     def _on_guarded(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -285,9 +292,12 @@ class RunView:
         experiment.was = incumbent.decision.value if incumbent and incumbent.decision else None
         experiment.in_flight = None
         self.decided.append(experiment)
-        self.tickets.pop(experiment.ticket, None)
+        void = decision.status is Status.VOID
+        self.to_repeat = experiment if void and experiment.repeats is None else None
+        if self.to_repeat is None:
+            self.tickets.pop(experiment.ticket, None)
         self.counts[decision.status] += 1
-        if experiment.fingerprint:
+        if experiment.fingerprint and not void:
             self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
         now = len(self.decided)
         self.references += [(value, now, False) for value in experiment.values(Role.INCUMBENT)]
@@ -343,6 +353,7 @@ def sample_body(sample: Sample) -> dict[str, Json]:
         "level": sample.level.value,
         "node": sample.node,
         "answer_cpu_s": sample.answer_cpu_s,
+        "contention": asdict(sample.contention),
     }
 
 
@@ -359,4 +370,5 @@ def sample_of(body: dict[str, Any]) -> Sample:
         level=Level(body["level"]),
         node=body["node"],
         answer_cpu_s=body.get("answer_cpu_s", 0.0),
+        contention=Contention(**body.get("contention", {})),
     )
