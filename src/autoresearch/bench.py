@@ -66,9 +66,8 @@ class Places:
     def setup_home(self) -> Path:
         return self.run / "setup" / "home"
 
-    @property
-    def evaluation_tree(self) -> Path:
-        return self.run / "setup" / "evaluation"
+    def evaluation_tree(self, *, sealed: bool) -> Path:
+        return self.run / "setup" / ("evaluation-sealed" if sealed else "evaluation")
 
     @property
     def scratch(self) -> Path:
@@ -79,6 +78,9 @@ class Places:
 
     def sample(self, number: int, k: int) -> Path:
         return self.experiment(number) / "samples" / str(k)
+
+    def verification(self, number: int) -> Path:
+        return self.run / "verify" / str(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class GuardReport:
 
 
 class Bench:
-    """Measures commits of one run on one executor."""
+    """Measures commits of one run on one executor; ``sealed`` on the split of `verify`."""
 
     def __init__(
         self,
@@ -101,6 +103,8 @@ class Bench:
         base: str,
         sandbox: Sandbox,
         executor: Executor,
+        *,
+        sealed: bool = False,
     ) -> None:
         self.contract = contract
         self.places = places
@@ -108,6 +112,7 @@ class Bench:
         self.base = base
         self.sandbox = sandbox
         self.executor = executor
+        self.sealed = sealed
         self.scope = Scope(contract.task)
         self.confined = sandbox.level is Level.NAMESPACES
         self._env = environment(contract, sandbox.home)
@@ -156,10 +161,12 @@ class Bench:
         assert isinstance(usage, dict)
         return {"wall_s": usage["wall_s"], "hashes": dict(self._hash_data())}
 
-    async def measure(self, commit: str, number: int, k: int, seed: int) -> Sample:
-        """Take one sample of a commit: its command, then its evaluation."""
+    async def measure(
+        self, commit: str, number: int, k: int, seed: int, *, folder: Path | None = None
+    ) -> Sample:
+        """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``."""
         contract, metric = self.contract, self.contract.metric
-        folder = _fresh(self.places.sample(number, k))
+        folder = _fresh(folder or self.places.sample(number, k))
         scratch = _fresh(self.places.scratch / "sample")
         out = scratch / "out"
         out.mkdir()
@@ -182,7 +189,13 @@ class Bench:
         return self._sample(commit, number, seed, folder, result)
 
     async def guard(
-        self, commit: str, number: int, k: int, least: Sequence[float | None]
+        self,
+        commit: str,
+        number: int,
+        k: int,
+        least: Sequence[float | None],
+        *,
+        folder: Path | None = None,
     ) -> GuardReport:
         """Run the guards on a commit; ``least`` are the counts that the baseline reached."""
         counts: list[float | None] = []
@@ -190,7 +203,7 @@ class Bench:
             scratch = _fresh(self.places.scratch / "guard")
             out = scratch / "out"
             out.mkdir()
-            log = self.places.sample(number, k) / f"guard-{i}.log"
+            log = (folder or self.places.sample(number, k)) / f"guard-{i}.log"
             env = self._variables(number, 0, out)
             tree = self._candidate_tree(commit, scratch / "tree")
             box = self._candidate_box(guard.command, env, log, tree, out)
@@ -325,6 +338,11 @@ class Bench:
         inner = self._inside(path)
         return inner is not None and (self.scope.hidden(inner) or self.scope.sealed(inner))
 
+    def _unsealed(self, path: str) -> bool:
+        """Whether even the evaluation must not see this file."""
+        inner = self._inside(path)
+        return not self.sealed and inner is not None and self.scope.sealed(inner)
+
     def _inside(self, path: str) -> str | None:
         """A path of the repository relative to the contract's directory, None outside of it."""
         prefix = str(self.places.inner)
@@ -369,6 +387,8 @@ class Bench:
     ) -> Box:
         tree = self._evaluation_tree()
         log = folder / "evaluate.log"
+        if self.sealed:
+            env = {**env, "AUTORESEARCH_SPLIT": "sealed"}
         if not self.confined:
             env = {**env, "AUTORESEARCH_USAGE": str(usage)}
             return Box(argv, tree / self.places.inner, env, log)
@@ -383,11 +403,11 @@ class Bench:
         return Box(argv, self.places.root, env, log, self._with_points(mounts, tree))
 
     def _evaluation_tree(self) -> Path:
-        """The base commit's files, exported once per run."""
-        tree = self.places.evaluation_tree
+        """The base commit's files, exported once per run; what is sealed only for `verify`."""
+        tree = self.places.evaluation_tree(sealed=self.sealed)
         if not tree.is_dir():
             draft = _fresh(tree.with_name("evaluation.new"))
-            self.store.export(self.base, draft)
+            self.store.export(self.base, draft, without=self._unsealed)
             if not self.confined:
                 self._link_data(draft)
             draft.rename(tree)
@@ -403,12 +423,13 @@ class Bench:
         """Data read-only, with what this process must not see hidden under empty files."""
         source, root = self._data_source(), self.places.root
         shown = list(_matches(source, self.contract.task.data))
-        secret = list(_matches(source, self.contract.task.sealed))
         hidden = list(_matches(source, self.contract.task.hidden))
+        sealed = list(_matches(source, self.contract.task.sealed))
+        secret, open_to_evaluate = ([], hidden + sealed) if self.sealed else (sealed, hidden)
         if candidate:
-            secret += hidden
+            secret = hidden + sealed
         elif self.contract.run.setup is not None:
-            shown += hidden
+            shown += open_to_evaluate
         mounts = [Mount(source / path, root / path) for path in shown]
         for path in secret:
             if any(path.is_relative_to(other) for other in shown):
