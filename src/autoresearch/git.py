@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -215,6 +216,16 @@ class Store:
             found[os.fsdecode(path)] = (int(added) if added != b"-" else 0,
                                         int(removed) if removed != b"-" else 0)  # fmt: skip
         return found
+
+    def merge(self, ours: bytes, base: bytes, theirs: bytes) -> bytes | None:
+        """Both changes of a text since ``base``, or None where they touch the same lines."""
+        with tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder, name) for name in ("ours", "base", "theirs")]
+            for file, data in zip(files, (ours, base, theirs), strict=True):
+                file.write_bytes(data)
+            argv = ("merge-file", "-p", "--quiet", *map(str, files))
+            done = git(*argv, cwd=Path(folder), env=self._env, check=False)
+        return done.stdout if done.returncode == 0 else None
 
     # Writing
 
