@@ -228,5 +228,5 @@ def test_documented_defaults_are_the_real_ones() -> None:
             real = model.model_fields[key].default
             said = json.loads(default.replace("'", '"'))
             if isinstance(said, str) and isinstance(real, float):
-                said = config._duration(said)
+                said = config.duration(said)
             assert said == real, f"{section}.{key}"

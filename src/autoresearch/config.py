@@ -67,7 +67,12 @@ def _wrong(fix: str) -> PydanticCustomError:
 # The kinds of values
 
 
-def _duration(value: object) -> float:
+def duration(value: object) -> float:
+    """Seconds of a duration as people write it.
+
+    Raises:
+        ValueError: it is none, with what to write instead.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise _wrong('not a duration; write "90s", "5m", "1h30m" or seconds')
     if isinstance(value, str):
@@ -150,7 +155,7 @@ def _simplicity(value: object) -> object:
     return number
 
 
-Duration = Annotated[float, BeforeValidator(_duration)]
+Duration = Annotated[float, BeforeValidator(duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Glob = Annotated[str, BeforeValidator(_glob)]

@@ -161,6 +161,16 @@ class Run:
             self._deliver()
         return experiment
 
+    def offer(self, commit: str) -> str:
+        """Deliver a commit as a branch beside the run's own, which stays; returns its name."""
+        repository = self.places.repository
+        branch = self.view.offers.get(commit, "")
+        if not branch or git.branch_commit(repository, branch) != commit:
+            branch = _free_branch(repository, f"autoresearch/{self.tag}-verified")
+            self.append("offered", branch=branch, commit=commit)
+            self.store.deliver(repository, commit, branch, None)
+        return branch
+
     def release(self) -> None:
         """Let go of the run."""
         self.store.close()

@@ -181,6 +181,40 @@ def test_a_file_gets_one_plain_line_an_event(tmp_path: Path) -> None:
     )
 
 
+def test_a_gain_that_does_not_reproduce_is_said_everywhere(tmp_path: Path) -> None:
+    story = Story(tmp_path / "run")
+    out = io.StringIO()
+    with watch(story.contract, story.view, log=tmp_path / "log", stream=out) as listener:
+        story.listeners.append(listener)
+        story.baseline(2.4508)
+        story.experiment(HOSTILE, 2.4091, Status.KEEP)
+        screen = Screen(story.contract, story.view)
+        story.listeners.append(lambda event, view: screen.note(event))
+        assert "reproduce" not in drawn(screen)[0]
+        commits: dict[str, Json] = {"baseline": "b" * 40, "incumbent": "c" * 40}
+        story.tell("verify_started", milestone=True, each=False, sealed=False, budget_s=10.0,
+                   samples=2, experiment=1, kept=1, commits=commits)  # fmt: skip
+        story.tell("verify_attempt", arm="baseline", k=0, seed=5, commit="b" * 40)
+        assert "verifying: baseline, sample 1 of 2" in drawn(screen)[0]
+        taken = Sample("b" * 40, 5, Outcome.OK, 2.45, "", Usage(12.0, 11.0), 0.25)
+        story.tell("verify_sample", arm="baseline", gpus=0, **sample_body(taken))
+        gain: dict[str, Json] = {"gain": 0.01, "low": -0.1, "high": 0.12, "sure": 0.6,
+                                 "exact": False}  # fmt: skip
+        story.tell("verified", reproduces=False, reason="no gain is 99 % sure: 0.01 was found",
+                   gain=gain, recorded=gain | {"gain": 0.0417}, baseline=2.45, incumbent=2.44,
+                   steps=[], offer=None)  # fmt: skip
+    assert "the gain does not reproduce" in drawn(screen)[0]
+    day = story.view.engine_started[:10]
+    assert [line[9:].replace(day, "DAY") for line in out.getvalue().splitlines()[-3:]] == snapshot(
+        [
+            "verifying the baseline and #1 with fresh seeds",
+            "verifying: baseline, sample 1 of 2",
+            "total gain 0.01 (-0.1 to 0.12), recorded 0.0417: DOES NOT REPRODUCE, no gain is 99 %"
+            " sure: 0.01 was found; #1, 2 samples each, DAY",
+        ]
+    )
+
+
 def test_the_summary_says_what_was_reached(tmp_path: Path) -> None:
     from autoresearch.cli.words import summary  # noqa: PLC0415
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "log": ("autoresearch.cli.views:log", "List the experiments of a run."),
     "show": ("autoresearch.cli.views:show", "Show one experiment: idea, samples, reason, diff."),
     "stop": ("autoresearch.cli.stop:stop", "End a run after the sample in flight."),
+    "verify": ("autoresearch.cli.verify:verify", "Measure again what was kept: is it real?"),
     "plot": ("autoresearch.cli.plot:plot", "Draw the progress of a run."),
     "demo": (
         "autoresearch.cli.demo:demo",

@@ -118,6 +118,20 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
             return _decided(contract, experiment, experiment.decision)
         case "delivered":
             return f"branch {event.body['branch']} is at {str(event.body['commit'])[:7]}"
+        case "verify_started":
+            each = ", and what it is without each step" if event.body["each"] else ""
+            best = event.body["experiment"]
+            return f"verifying the baseline and #{best} with fresh seeds{each}"
+        case "verify_sealed":
+            return f"measuring the best {clean(str(event.body['arm']))}, too"
+        case "verify_attempt":
+            return words.phase(view)
+        case "verified" if view.verified is not None:
+            return words.verification(view.verified)
+        case "verify_abandoned":
+            return f"not verified: {clean(str(event.body['reason']))}"
+        case "offered":
+            return f"branch {event.body['branch']} is at {str(event.body['commit'])[:7]}"
         case "paused":
             return f"{words.phase(view)}; trying again in {event.body['wait_s']:g} s"
         case "stop_requested":
@@ -177,9 +191,9 @@ class Screen:
         """Take an event into account."""
         now = time.monotonic()
         match event.kind:
-            case "attempt":
+            case "attempt" | "verify_attempt":
                 self._clock = Clock(now, self._usual_s(), self._bound())
-            case "sample":
+            case "sample" | "verify_sample":
                 # What the person waits for: the evaluation and our own work as well.
                 self._walls = [*self._walls, now - self._clock.since][-RECENT:]
                 self._clock = Clock(now)
@@ -227,6 +241,7 @@ class Screen:
             state = f"stopping after this sample: {state}"
         return Text.assemble(
             ("autoresearch ", "bold"), (view.tag, "bold cyan"), ("  " + view.level.value, "dim"),
+            ("  the gain does not reproduce" if words.doubtful(view) else "", "bold yellow"),
             "  ", (clean(state), "yellow" if alert else ""), no_wrap=True, overflow="ellipsis",
         )  # fmt: skip
 

@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -30,6 +30,7 @@ from .live import watch
 from .words import summary
 
 DETACH_S = 20.0
+Result = TypeVar("Result")
 # A directory, a branch and a ref are named by it; "check" is where the audit of a task lives.
 TAG = re.compile(r"(?!check$)[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*(?<!\.lock)")
 
@@ -208,9 +209,27 @@ def _uncommitted(contract: Contract, places: Places, *, seal: bool) -> git.Edits
 def drive(engine: Engine, *, ticket: str | None = None) -> End:
     """Run the engine in an event loop that knows what Ctrl-C, SIGTERM and SIGHUP mean."""
 
-    async def main() -> End:
+    pressed = False
+
+    def stop() -> None:
+        nonlocal pressed
+        pressed = True
+        engine.request_stop("Ctrl-C")
+
+    end = interruptible(engine.loop(ticket=ticket), stop)
+    if end is None:
+        return End("interrupted", interrupted=True)
+    return replace(end, reason="interrupted", interrupted=True) if pressed else end
+
+
+def interruptible(
+    coroutine: Coroutine[Any, Any, Result], stop: Callable[[], None]
+) -> Result | None:
+    """Run to the end; Ctrl-C calls ``stop``, twice or SIGTERM ends it now, with None."""
+
+    async def main() -> Result | None:
         loop = asyncio.get_running_loop()
-        work = asyncio.ensure_future(engine.loop(ticket=ticket))
+        work = asyncio.ensure_future(coroutine)
         pressed = False
 
         def interrupt() -> None:
@@ -219,16 +238,15 @@ def drive(engine: Engine, *, ticket: str | None = None) -> End:
                 work.cancel()
             else:
                 pressed = True
-                engine.request_stop("Ctrl-C")
+                stop()
 
         loop.add_signal_handler(signal.SIGINT, interrupt)
         loop.add_signal_handler(signal.SIGTERM, work.cancel)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         try:
-            end = await work
+            return await work
         except asyncio.CancelledError:
-            return End("interrupted", interrupted=True)
-        return replace(end, reason="interrupted", interrupted=True) if pressed else end
+            return None
 
     return asyncio.run(main())
 

@@ -30,6 +30,20 @@ def stop(folder: Path, tag: str | None) -> None:
     click.echo(f"run {tag} ends after the sample in flight")
 
 
+def asked(run: Path) -> bool:
+    """Whether somebody asked the holder of the run to end; takes the request away."""
+    found = False
+    for path in (run / "inbox").glob("*.json"):
+        try:
+            kind = json.loads(path.read_bytes())["kind"]
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            continue
+        if kind == "stop":
+            path.unlink(missing_ok=True)
+            found = True
+    return found
+
+
 def drop(run: Path, request: dict[str, Json]) -> None:
     """Leave a request in a run's inbox; the engine journals it and removes the file."""
     inbox = run / "inbox"

@@ -20,6 +20,7 @@ from .. import config, limits
 from ..bench import read_text
 from ..errors import UserError
 from ..git import Store
+from ..journal.verification import Verification
 from ..journal.view import Experiment, Role, RunView, seconds_between
 from ..run import FOLDER, held_by_engine
 from ..text import block, clean, excerpt
@@ -40,7 +41,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--dir", "folder", type=path, default=Path())(command)
 
 
-def _read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
+def read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
     """The run's own contract, its state and its directory."""
     path = task.contract_path(folder)
     tag = task.existing_tag(path.parent, tag)
@@ -55,7 +56,7 @@ def _read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
 @_options
 def status(folder: Path, tag: str | None, as_json: bool) -> None:
     """Say where a run stands."""
-    contract, view, run = _read(folder, tag)
+    contract, view, run = read(folder, tag)
     found = status_json(contract, view, run)
     if as_json:
         click.echo(json.dumps(found))
@@ -99,7 +100,23 @@ def status_json(contract: Contract, view: RunView, run: Path) -> dict[str, Json]
         "limits": limits_json(contract, view),
         "branch": view.branch,
         "results_tsv": str(run / "results.tsv"),
+        "verified": verification_json(view, view.verified) if view.verified else None,
     }
+
+
+def verification_json(view: RunView, record: Verification) -> dict[str, Json]:
+    """A verification with a result, as ``verify --json`` and ``status --json`` show it."""
+    assert record.result is not None
+    steps: list[Json] = [
+        step | {"description": words.description(view.experiments[step["experiment"]], 200)}
+        for step in record.result["steps"]
+    ]
+    return {
+        "experiment": record.experiment, "milestone": record.milestone,
+        "split": "sealed" if record.sealed else "visible", "budget_s": record.budget_s,
+        "samples": record.samples, "started": record.started, "ended": record.ended,
+        **record.result, "steps": steps,
+    }  # fmt: skip
 
 
 def limits_json(contract: Contract, view: RunView) -> dict[str, Json]:
@@ -113,7 +130,8 @@ def limits_json(contract: Contract, view: RunView) -> dict[str, Json]:
 
 def _state(view: RunView, run: Path) -> tuple[str, str | None]:
     if held_by_engine(run):
-        return ("paused", view.paused) if view.paused else ("running", None)
+        paused = view.paused if view.verifying is None else None
+        return ("paused", paused) if paused else ("running", None)
     if view.ended and view.end_reason.startswith(("limit", "target", "the agent has nothing")):
         return "done", view.end_reason
     return "stopped", view.end_reason or "the engine was killed; autoresearch run continues"
@@ -124,10 +142,12 @@ def _state(view: RunView, run: Path) -> tuple[str, str | None]:
 @click.option("--limit", type=click.IntRange(1), help="Only the last N rows.")
 def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None:
     """List the experiments of a run, newest last."""
-    contract, view, _ = _read(folder, tag)
+    contract, view, _ = read(folder, tag)
     rows = view.decided[-limit:] if limit else view.decided
     if as_json:
-        body = [row_json(contract, each) for each in rows]
+        body: list[Json] = [
+            row_json(contract, each) | {"verified": view.survival.get(each.number)} for each in rows
+        ]
         click.echo(json.dumps({"version": 1, "rows": body}))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -139,16 +159,17 @@ def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None
     for each in rows:
         assert each.decision is not None
         said = words.description(each, 120) + (" (open)" if each.open else "") + words.why(each)
+        said += words.fallen(view, each)
         table.add_row(
             str(each.number), each.commit[:7] or "-", words.number(each.decision.value),
             words.change(contract, each), each.decision.status.value,
             f"{each.memory_gb:.2f}" if each.own else "-",
             Text(said), style=words.STYLES[each.decision.status],
         )  # fmt: skip
-    _table(table)
+    print_table(table)
 
 
-def _table(table: Table) -> None:
+def print_table(table: Table) -> None:
     """Print a table: within a terminal's width, elsewhere one line a row."""
     if sys.stdout.isatty():
         Console().print(table)
@@ -194,7 +215,7 @@ def show(
     number: int, folder: Path, tag: str | None, as_json: bool, diff: bool, only_log: bool
 ) -> None:
     """Show one experiment: the idea, its samples, the decision and the change."""
-    contract, view, run = _read(folder, tag)
+    contract, view, run = read(folder, tag)
     experiment = view.experiments.get(number)
     if experiment is None:
         last = max(view.experiments, default=None)
@@ -207,14 +228,15 @@ def show(
     patch = _patch(experiment, run)
     tail = _log_tail(experiment, run)
     if as_json:
-        click.echo(json.dumps(_show_json(contract, experiment, patch, tail)))
+        body = _show_json(contract, experiment, patch, tail)
+        click.echo(json.dumps(body | {"verified": view.survival.get(number)}))
     elif diff:
         # Into a file or git apply it goes as it is, to a terminal without what would act on it.
         sys.stdout.write(block(patch) if sys.stdout.isatty() else patch)
     elif only_log:
         click.echo(block(_log(experiment, run)), nl=False)
     else:
-        _print(contract, experiment, patch, tail, run)
+        _print(contract, view, experiment, patch, tail, run)
 
 
 def _show_json(
@@ -243,7 +265,9 @@ def _contention_json(found: Contention) -> dict[str, Json] | None:
     return {"share": found.share, **asdict(found)} if found.core_s else None
 
 
-def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, run: Path) -> None:
+def _print(
+    contract: Contract, view: RunView, experiment: Experiment, patch: str, tail: str, run: Path
+) -> None:
     made = experiment.decision
     console = Console(highlight=False, markup=False, emoji=False)
     title = Text(f"#{experiment.number} {words.description(experiment, 200)}", "bold")
@@ -259,12 +283,13 @@ def _print(contract: Contract, experiment: Experiment, patch: str, tail: str, ru
         ("code", f"{experiment.tokens_added:+d} tokens" if experiment.commit else ""),
         ("dropped", ", ".join(experiment.dropped)),
         ("repeats", f"#{experiment.repeats}, which was void" if experiment.repeats else ""),
+        ("verified", view.survival.get(experiment.number, "")),
         ("files", str(run / "experiments" / str(experiment.number))),
     ):  # fmt: skip
         if value:
             console.print(Text(f"{name:11} {clean(value, 400)}"), soft_wrap=True)
     if experiment.taken:
-        _table(_samples(contract, experiment))
+        print_table(_samples(contract, experiment))
     if made is not None and made.status in (Status.CRASH, Status.TIMEOUT) and tail:
         console.print(Text("\nlast lines of its log", "bold"))
         console.print(Text(tail), soft_wrap=True)

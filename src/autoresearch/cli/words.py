@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..contention import LIMITS, usual
 from ..decide import FRESH_MOST
+from ..journal.verification import FALLS, Verification
 from ..journal.view import Experiment, Role, RunView
 from ..text import cell, clean
 from ..types import Contract, Status
@@ -58,6 +60,10 @@ def best_marks(contract: Contract, view: RunView) -> str:
 
 def phase(view: RunView) -> str:
     """What the engine is doing, in words."""
+    if (record := view.verifying) and record.in_flight:
+        arm = str(record.in_flight["arm"])
+        taken = len(record.values(arm))
+        return f"verifying: {clean(arm, 40)}, sample {taken + 1} of {record.samples}"
     if view.paused:
         return f"paused: {clean(view.paused, 120)}"
     if view.ended:
@@ -128,13 +134,60 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
     for kept in view.kept[1:]:
         assert kept.decision is not None
         lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value):>8}"
-                     f"  {change(contract, kept):>9}  {description(kept, 60)}")  # fmt: skip
+                     f"  {change(contract, kept):>9}  {description(kept, 60)}"
+                     f"{fallen(view, kept)}")  # fmt: skip
+    lines += [f"  {name:<13}{said}" for name, said in verified(view)]
     if said := busy(view.shares):
         lines.append(f"  machine      {said}")
     if view.delivered:
         lines.append(f"  branch       {view.branch}")
     lines.append(f"  results      {run / 'results.tsv'}")
     return "\n".join(lines)
+
+
+def fallen(view: RunView, experiment: Experiment) -> str:
+    """The mark of a kept experiment that did not survive a verification."""
+    return " (does not survive)" if view.survival.get(experiment.number) == FALLS else ""
+
+
+def doubtful(view: RunView) -> bool:
+    """Whether the recorded gain did not reproduce the last time it was measured."""
+    found = view.verified
+    return found is not None and found.result is not None and not found.result["reproduces"]
+
+
+def verified(view: RunView) -> list[tuple[str, str]]:
+    """The last verification that a person asked for and a later one of the run's own, named."""
+    found = [each for each in view.verifications if each.result]
+    asked = [each for each in found if not each.milestone][-1:]
+    since = asked[0].number if asked else -1
+    own = [each for each in found[-1:] if each.number > since]
+    return [("verified", verification(each)) for each in asked] + [
+        ("checked", verification(each)) for each in own
+    ]
+
+
+def verification(record: Verification) -> str:
+    """What a verification found, in one line."""
+    found = record.result
+    assert found is not None
+    gain = found["gain"]
+    said = "no gain" if gain is None else f"total gain {difference(gain)}"
+    state = "reproduces" if found["reproduces"] else "DOES NOT REPRODUCE"
+    parts = [f"#{record.experiment}", f"{record.samples} samples each", record.ended[:10]]
+    if record.sealed:
+        parts.insert(0, "on the sealed split")
+    return (
+        f"{said}, recorded {number(found['recorded']['gain'])}: {state},"
+        f" {clean(found['reason'], 120)}; {', '.join(parts)}"
+    )
+
+
+def difference(found: dict[str, Any]) -> str:
+    """A difference of two commits with its interval."""
+    if found["exact"]:
+        return f"{number(found['gain'])}, exact"
+    return f"{number(found['gain'])} ({number(found['low'])} to {number(found['high'])})"
 
 
 def _interval(experiment: Experiment) -> str:

@@ -15,9 +15,14 @@ from ..contention import REMEMBERED
 from ..decide import Noise, Reference, Standing
 from ..types import Contention, Decision, Json, Kind, Level, Outcome, Sample, Status, Usage
 from . import Event
+from .verification import Verification
 
 RECENT_CONFIRMATIONS = 20
 REFERENCES_KEPT = 24
+VERIFYING = frozenset(
+    {"verify_started", "verify_sealed", "verify_attempt", "verify_sample", "verify_abandoned",
+     "verified", "offered"}
+)  # fmt: skip
 
 
 class Role(StrEnum):
@@ -127,6 +132,10 @@ class RunView:
         self.shares: list[float] = []
         self.to_repeat: Experiment | None = None
         self.last_at = ""
+        self.samples_taken = 0
+        self.verifications: list[Verification] = []
+        self.survival: dict[int, str] = {}
+        self.offers: dict[str, str] = {}
         for event in events:
             self.apply(event)
 
@@ -150,6 +159,17 @@ class RunView:
         """The experiment in flight, if any: opened and not decided."""
         experiment = self.experiments.get(self.next_number)
         return experiment if experiment and experiment.decision is None else None
+
+    @property
+    def verified(self) -> Verification | None:
+        """The last verification that came to a result, of any kind."""
+        return next((each for each in reversed(self.verifications) if each.result), None)
+
+    @property
+    def verifying(self) -> Verification | None:
+        """The verification whose sample is in flight."""
+        last = self.verifications[-1] if self.verifications else None
+        return last if last and last.in_flight else None
 
     @property
     def noise(self) -> Noise:
@@ -176,7 +196,9 @@ class RunView:
         if handler is not None:
             handler(event, event.body)
         self.seq = event.seq
-        self.last_at = event.at
+        if event.kind not in VERIFYING:
+            # They may come long after the engine's last sign of life, which this is.
+            self.last_at = event.at
 
     def _experiment(self, event: Event) -> Experiment:
         assert event.experiment is not None
@@ -193,6 +215,8 @@ class RunView:
     def _on_engine_started(self, event: Event, body: dict[str, Any]) -> None:
         if self.engine_started and self.ended is None:
             self.active_s += seconds_between(self.engine_started, self.last_at)
+        if self.verifying is not None:
+            self.verifying.in_flight = None
         self.level = Level(body["level"])
         self.engine_started = event.at
         self.ended = None
@@ -276,6 +300,7 @@ class RunView:
         self.device_s += body.get("gpus", 0) * sample.usage.wall_s
         if sample.contention.core_s:
             self.shares = [*self.shares, sample.contention.share][-REMEMBERED:]
+        self.samples_taken += 1
 
     def _on_guarded(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -329,6 +354,37 @@ class RunView:
     def _on_delivered(self, event: Event, body: dict[str, Any]) -> None:
         self.branch = body["branch"]
         self.delivered[body["branch"]] = body["commit"]
+
+    # Verifications: nothing of them enters the estimates that decisions rest on
+
+    def _on_verify_started(self, event: Event, body: dict[str, Any]) -> None:
+        number = len(self.verifications)
+        self.verifications.append(Verification(number, **body, started=event.at))
+
+    def _on_verify_sealed(self, event: Event, body: dict[str, Any]) -> None:
+        self.verifications[-1].commits[body["arm"]] = body["commit"]
+
+    def _on_verify_attempt(self, event: Event, body: dict[str, Any]) -> None:
+        self.verifications[-1].attempts = body["k"] + 1
+        self.verifications[-1].in_flight = body
+
+    def _on_verify_sample(self, event: Event, body: dict[str, Any]) -> None:
+        last, sample = self.verifications[-1], sample_of(body)
+        last.in_flight = None
+        last.taken.append((body["arm"], sample))
+        self.device_s += body["gpus"] * sample.usage.wall_s
+
+    def _on_verify_abandoned(self, event: Event, body: dict[str, Any]) -> None:
+        self.verifications[-1].abandoned = body["reason"]
+        self.verifications[-1].ended = event.at
+
+    def _on_verified(self, event: Event, body: dict[str, Any]) -> None:
+        self.verifications[-1].result = body
+        self.verifications[-1].ended = event.at
+        self.survival |= {step["experiment"]: step["verdict"] for step in body["steps"]}
+
+    def _on_offered(self, event: Event, body: dict[str, Any]) -> None:
+        self.offers[body["commit"]] = body["branch"]
 
 
 def seconds_between(start: str, end: str) -> float:
