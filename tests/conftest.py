@@ -183,6 +183,10 @@ def toy(tmp_path: Path) -> Callable[..., Toy]:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_environment(monkeypatch)
+
+
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests find ``python3`` of this environment, and no color."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +20,7 @@ import pytest
 
 import autoresearch
 from autoresearch.types import Status
-from tests.conftest import workload
+from tests.conftest import Toy, plain_environment, workload
 
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
 VOCAB = 512
@@ -342,11 +343,27 @@ END""",
 )
 
 
-def test_cheats_in_the_real_task_gain_nothing(tmp_path: Path) -> None:
-    task = workload(tmp_path / "tinylm", "tinylm", ('budget = "4s"', 'budget = "0.5s"'), *CHEATS)
-    task.call("run", "--max-experiments", str(len(CHEATS)))
+HONEST_EDIT = "sed -i 's/_LR = 3e-4/_LR = 3e-3/' train.py"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
+    """A run on the real task, whose agent tries the cheats and then a learning rate."""
+    edits = (*CHEATS, HONEST_EDIT)
+    # Much wall time: the budget is one of the processor, and tests run beside each other.
+    smaller = ('budget = "4s"', 'budget = "1s"\ntimeout = "60s"')
+    folder = tmp_path_factory.mktemp("real") / "tinylm"
+    with pytest.MonkeyPatch.context() as patch:
+        plain_environment(patch)
+        task = workload(folder, "tinylm", smaller, *edits)
+        task.call("run", "--max-experiments", str(len(edits)))
+        yield task
+
+
+def test_cheats_in_the_real_task_gain_nothing(real: Toy) -> None:
+    task = real
     decisions = [each.decision for each in task.view().decided]
-    baseline, forged, spied, trained_on, silent, ruler = (d for d in decisions if d)
+    baseline, forged, spied, trained_on, silent, ruler, _ = (d for d in decisions if d)
     assert baseline.value is not None and 2 < baseline.value < 8
     for honest in (forged, spied):
         assert honest.value == pytest.approx(baseline.value, abs=0.3)
@@ -359,3 +376,17 @@ def test_cheats_in_the_real_task_gain_nothing(tmp_path: Path) -> None:
     )
     assert ruler.status is Status.REJECTED and "evaluate.py" in ruler.reason
     assert not any(d.status is Status.KEEP and d.value < 1 for d in (forged, spied) if d.value)
+
+
+def test_a_gain_of_the_real_task_is_verified_on_its_sealed_split(real: Toy) -> None:
+    assert real.statuses()[-1] == "keep"
+    found = json.loads(real.call("verify", "--samples", "2", "--json").stdout)
+    assert (found["split"], found["reproduces"]) == ("sealed", True)
+    assert found["gain"]["low"] > 0
+    counts = {
+        re.findall(r"^tokens: (\d+)$", log.read_text(), re.MULTILINE)[0]
+        for log in (real.run_folder / "verify").rglob("evaluate.log")
+    }
+    visible = real.run_folder / "experiments" / "0" / "samples" / "0" / "evaluate.log"
+    assert len(counts) == 1, "both were scored on one text"
+    assert f"tokens: {counts.pop()}" not in visible.read_text()
