@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import git, limits, registry
+from . import git, limits, registry, verify
 from .bench import Bench, read_text
 from .briefing import briefing
 from .contention import why_void
@@ -125,6 +125,7 @@ class Engine:
     async def _turn(self) -> None:
         """One experiment, or a pause where none can be done."""
         try:
+            await self._milestone()
             await self._experiment(self._plan())
             self._agent_failures = 0
         except (AgentError, ExecutorError) as error:
@@ -135,6 +136,12 @@ class Engine:
         stuck = limits.rejected_in_a_row(self.view) - STUCK
         if stuck >= 0:
             await self._pause(f"{stuck + STUCK} proposals in a row were rejected", stuck + 1)
+
+    async def _milestone(self) -> None:
+        """Now and then, see whether the recorded gain reproduces; flags it, and changes nothing."""
+        if samples := verify.due(self.view):
+            verifier = verify.Verifier(self.run, self.bench, stop=lambda: self.view.stop_requested)
+            await verifier.verify(samples, milestone=True)
 
     async def _experiment(self, plan: Plan) -> Experiment:
         record = self._open_void() or self._open(plan)
