@@ -265,6 +265,16 @@ def test_cancel_then_serve_on(server: Server, box_of: Any) -> None:
     assert server.run(job(box_of("true")))["steps"][0]["outcome"] == "ok"
 
 
+def test_cancelled_before_it_began(server: Server, box_of: Any) -> None:
+    assert server.process.stdin is not None
+    server.process.stdin.write(json.dumps(job(box_of("sleep 60"), deadline_s=60)) + "\n\n")
+    server.process.stdin.flush()
+    began = time.monotonic()
+    assert "cancelled" in str(server.answer())
+    assert time.monotonic() - began < 30
+    assert server.run(job(box_of("true")))["steps"][0]["outcome"] == "ok"
+
+
 def until(condition: Any, seconds: float = 10) -> None:
     give_up = time.monotonic() + seconds
     while not condition():

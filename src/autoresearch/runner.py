@@ -653,6 +653,9 @@ def serve(account: Account) -> None:
             if not line.strip():
                 continue
             try:
+                if buffer.startswith(b"\n"):
+                    # Both came in one read, so the leash no longer shows it.
+                    raise CancelledError("cancelled before it began")
                 answer = run_job(json.loads(line), account, leash=0)
             except Exception as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
