@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from .types import Contention, Outcome, Run, Sample
@@ -69,6 +70,18 @@ def why_void(sample: Sample, run: Run, shares: Sequence[float]) -> str:
         return ""
     said = f"{100 * share:.0f} % of its cores' time went to other programs"
     return f"{said}, usual here are {100 * before:.0f} %" if before else said
+
+
+def unless_void(sample: Sample, run: Run, shares: Sequence[float], *, exact: bool) -> Sample:
+    """The sample; without its value where rivals on the machine make it say nothing.
+
+    Values of ``exact`` tasks do not depend on the machine.
+    """
+    if exact and sample.outcome is Outcome.OK:
+        return sample
+    if not (reason := why_void(sample, run, shares)):
+        return sample
+    return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
 
 
 def _was_held_up(sample: Sample, run: Run) -> bool:

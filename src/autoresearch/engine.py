@@ -9,14 +9,14 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from . import git, limits, registry, verify
 from .bench import Bench, read_text
 from .briefing import briefing
-from .contention import why_void
+from .contention import unless_void
 from .decide import (
     CheckGuards,
     Evidence,
@@ -480,12 +480,7 @@ class Engine:
         return (Role.FRESH if record.values(Role.SCREEN) else Role.SCREEN), record.commit
 
     def _unless_void(self, sample: Sample) -> Sample:
-        """The sample; without its value where rivals on the machine make it say nothing."""
-        if self.view.noise.exact and sample.outcome is Outcome.OK:
-            return sample
-        if not (reason := why_void(sample, self.contract.run, self.view.shares)):
-            return sample
-        return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
+        return unless_void(sample, self.contract.run, self.view.shares, exact=self.view.noise.exact)
 
     def _next_seed(self, record: Experiment) -> int:
         """The next sample's seed; the same again after one that was void or cut short.

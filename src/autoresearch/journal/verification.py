@@ -38,6 +38,11 @@ class Verification:
     abandoned: str = ""
     ended: str = ""
 
+    @property
+    def shares(self) -> list[float]:
+        """What its samples lost of their cores to other programs, where that is known."""
+        return [s.contention.share for _, s in self.taken if s.contention.core_s]
+
     def values(self, arm: str) -> list[float]:
         """The values of an arm's samples that have one."""
         return [
