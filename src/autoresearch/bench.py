@@ -14,10 +14,10 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from .contention import contention_of
 from .errors import EvaluationError
@@ -26,7 +26,7 @@ from .ports import Executor
 from .sandbox import Box, Mount, Sandbox, toolchain
 from .scope import Scope
 from .text import clean
-from .types import Contract, Guard, Json, Launched, Level, Outcome, Sample, Usage
+from .types import Contract, Guard, Json, Launched, Outcome, Sample, Usage
 
 INVALID_ANSWER = 3
 LOG_BYTES = 1 << 20
@@ -43,6 +43,8 @@ ROUTES = (
 )  # fmt: skip
 INSIDE_OUT = Path("/out")
 INSIDE_USAGE = Path("/usage.json")
+TMP = Path("/tmp")
+Env: TypeAlias = Mapping[str, str | Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +116,16 @@ class Bench:
         self.executor = executor
         self.sealed = sealed
         self.scope = Scope(contract.task)
-        self.confined = sandbox.level is Level.NAMESPACES
+        self._empty = places.scratch / "empty"
         self._env = environment(contract, sandbox.home)
-        roots = toolchain(self._env["PATH"], sandbox.home)
+        roots = toolchain(str(self._env["PATH"]), sandbox.home)
         roots += [Path(p).expanduser() for p in contract.run.readable]
         self._tools = [Mount(root, root) for root in roots if root.exists()]
+        if any(places.run.is_relative_to(root) for root in roots):
+            runs = places.run.parent
+            self._tools.append(Mount(self._nothing(runs), runs, hides=True))
         self._cores = pinned_cores(contract.run.cpus)
         self._memory_bytes = contract.run.memory_bytes or machine_memory_bytes() * 9 // 10
-        self._empty = places.scratch / "empty"
         self.account = ""
 
     # The three things a run measures or runs
@@ -135,21 +139,20 @@ class Bench:
         places.setup_home.mkdir(parents=True, exist_ok=True)
         self.store.export(self.base, places.setup_tree)
         log = places.run / "setup" / "setup.log"
+        mounts = [
+            *self._tools,
+            *self._private(places.scratch / "setup"),
+            Mount(places.setup_tree, places.repository, writable=True),
+            Mount(places.setup_home, self.sandbox.home, writable=True),
+        ]
         env = {**self._env, **_inherited(ROUTES)}
-        if self.confined:
-            mounts = [
-                *self._tools,
-                Mount(places.setup_tree, places.repository, writable=True),
-                Mount(places.setup_home, self.sandbox.home, writable=True),
-            ]
-            cwd = places.root
-        else:
-            mounts = []
-            cwd = places.setup_tree / places.inner
-            env["HOME"] = str(places.setup_home)
-        mounts = self._with_points(mounts, places.setup_tree)
-        box = Box(contract.run.setup, cwd, env, log, mounts, network=True, whole_system=True)
-        result = await self._run([_step("setup", [box], SETUP_DEADLINE_S)], cores=None)
+        box = Box(
+            contract.run.setup, places.root, env, log, mounts, network=True, whole_system=True
+        )
+        # Trusted, and data may be large: only its time is bounded.
+        bounds = _step("setup", [box], SETUP_DEADLINE_S) | {"writable": []}
+        with self._points(mounts):
+            result = await self._run([bounds], cores=None)
         step = _entry(result, "setup")
         if step["outcome"] != "ok":
             raise EvaluationError(
@@ -171,11 +174,11 @@ class Bench:
         out = scratch / "out"
         out.mkdir()
         usage_file = scratch / "usage.json"
-        env = self._variables(number, seed, out)
+        env = self._variables(number, seed)
         tree = self._candidate_tree(commit, scratch / "tree")
         command = self._candidate_box(contract.run.command, env, folder / "run.log", tree, out)
         steps = [
-            _step("command", [command], contract.run.timeout_s, [tree, out])
+            _step("command", [command], contract.run.timeout_s)
             | {"usage_file": str(usage_file), "artefacts": str(out)}
         ]
         if metric.evaluate is not None:
@@ -204,10 +207,10 @@ class Bench:
             out = scratch / "out"
             out.mkdir()
             log = (folder or self.places.sample(number, k)) / f"guard-{i}.log"
-            env = self._variables(number, 0, out)
+            env = self._variables(number, 0)
             tree = self._candidate_tree(commit, scratch / "tree")
             box = self._candidate_box(guard.command, env, log, tree, out)
-            step = _step(f"guard-{i}", [box], guard.timeout_s, [tree, out])
+            step = _step(f"guard-{i}", [box], guard.timeout_s)
             entry = _entry(await self._run([step]), f"guard-{i}")
             shutil.rmtree(scratch, ignore_errors=True)
             count = _count(guard, log)
@@ -238,18 +241,20 @@ class Bench:
         extra: Sequence[Mount] = (),
     ) -> Launched:
         """Run an agent's process with the workspace as the only place it may write."""
-        places = self.places
-        if self.confined:
-            mounts = [*self._tools, *extra, Mount(workspace, places.repository, writable=True)]
-            mounts += self._data_mounts(candidate=True)
-            cwd = places.root
-        else:
-            mounts = []
-            cwd = workspace / places.inner
-        mounts = self._with_points(mounts, workspace)
-        box = Box(argv, cwd, {**self._env, **env}, log, mounts, network=network, stdin=stdin)
-        step = _step("agent", [box], deadline_s, [workspace])
-        entry = _entry(await self._run([step]), "agent")
+        private = self.places.scratch / "agent-private"
+        mounts = [
+            *self._tools,
+            *self._private(private),
+            *extra,
+            Mount(workspace, self.places.repository, writable=True),
+            *self._data_mounts(candidate=True),
+        ]
+        box = Box(
+            argv, self.places.root, {**self._env, **env}, log, mounts, network=network, stdin=stdin
+        )
+        with self._points(mounts):
+            entry = _entry(await self._run([_step("agent", [box], deadline_s)]), "agent")
+        shutil.rmtree(private, ignore_errors=True)
         return Launched(
             entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"])
         )
@@ -320,12 +325,12 @@ class Bench:
 
     # What each process may see
 
-    def _variables(self, number: int, seed: int, out: Path) -> dict[str, str]:
+    def _variables(self, number: int, seed: int) -> dict[str, str | Path]:
         return {
             **self._env,
             "AUTORESEARCH_BUDGET_S": f"{self.contract.run.budget_s:g}",
             "AUTORESEARCH_SEED": str(seed),
-            "AUTORESEARCH_OUT": str(INSIDE_OUT if self.confined else out),
+            "AUTORESEARCH_OUT": INSIDE_OUT,
             "AUTORESEARCH_EXPERIMENT": str(number),
         }
 
@@ -351,56 +356,53 @@ class Bench:
         return path[len(prefix) + 1 :] if path.startswith(prefix + "/") else None
 
     def _candidate_box(
-        self, argv: Sequence[str], env: Mapping[str, str], log: Path, tree: Path, out: Path
+        self, argv: Sequence[str], env: Env, log: Path, tree: Path, out: Path
     ) -> Box:
-        if not self.confined:
-            self._link_data(tree)
-            return Box(argv, tree / self.places.inner, env, log)
         mounts = [
             *self._tools,
+            *self._private(tree.with_name("command-private")),
             Mount(tree, self.places.repository, writable=True),
             *self._data_mounts(candidate=True),
             Mount(out, INSIDE_OUT, writable=True),
         ]
-        gpus = self.contract.run.gpus > 0
-        return Box(argv, self.places.root, env, log, self._with_points(mounts, tree), gpus=gpus)
+        return self._box(argv, env, log, mounts, gpus=self.contract.run.gpus > 0)
 
     def _answer_box(
-        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, commit: str,
-        scratch: Path, out: Path,
-    ) -> Box:  # fmt: skip
+        self, argv: Sequence[str], env: Env, folder: Path, commit: str, scratch: Path, out: Path
+    ) -> Box:
         tree = self._candidate_tree(commit, scratch / "answer")
-        log, cpu_s = folder / "answer.log", self.contract.metric.answer_cpu_s
-        if not self.confined:
-            return Box(argv, tree / self.places.inner, env, log, cpu_s=cpu_s)
         mounts = [
             *self._tools,
+            *self._private(scratch / "answer-private"),
             Mount(tree, self.places.repository, writable=True),
             Mount(out, INSIDE_OUT),
         ]
-        mounts = self._with_points(mounts, tree)
+        log, cpu_s = folder / "answer.log", self.contract.metric.answer_cpu_s
         gpus = self.contract.run.gpus > 0
-        return Box(argv, self.places.root, env, log, mounts, gpus=gpus, cpu_s=cpu_s)
+        return self._box(argv, env, log, mounts, gpus=gpus, cpu_s=cpu_s)
 
     def _evaluation_box(
-        self, argv: Sequence[str], env: Mapping[str, str], folder: Path, out: Path, usage: Path
+        self, argv: Sequence[str], env: Env, folder: Path, out: Path, usage: Path
     ) -> Box:
-        tree = self._evaluation_tree()
-        log = folder / "evaluate.log"
         if self.sealed:
             env = {**env, "AUTORESEARCH_SPLIT": "sealed"}
-        if not self.confined:
-            env = {**env, "AUTORESEARCH_USAGE": str(usage)}
-            return Box(argv, tree / self.places.inner, env, log)
-        env = {**env, "AUTORESEARCH_USAGE": str(INSIDE_USAGE)}
         mounts = [
             *self._tools,
-            Mount(tree, self.places.repository),
+            *self._private(out.with_name("evaluation-private")),
+            Mount(self._evaluation_tree(), self.places.repository),
             *self._data_mounts(candidate=False),
             Mount(out, INSIDE_OUT),
             Mount(usage, INSIDE_USAGE),
         ]
-        return Box(argv, self.places.root, env, log, self._with_points(mounts, tree))
+        env = {**env, "AUTORESEARCH_USAGE": INSIDE_USAGE}
+        return self._box(argv, env, folder / "evaluate.log", mounts)
+
+    def _box(
+        self, argv: Sequence[str], env: Env, log: Path, mounts: Sequence[Mount], *,
+        gpus: bool = False, cpu_s: float | None = None,
+    ) -> Box:  # fmt: skip
+        self._make_points(mounts)
+        return Box(argv, self.places.root, env, log, mounts, gpus=gpus, cpu_s=cpu_s)
 
     def _evaluation_tree(self) -> Path:
         """The base commit's files, exported once per run; what is sealed only for `verify`."""
@@ -408,10 +410,21 @@ class Bench:
         if not tree.is_dir():
             draft = _fresh(tree.with_name("evaluation.new"))
             self.store.export(self.base, draft, without=self._unsealed)
-            if not self.confined:
-                self._link_data(draft)
             draft.rename(tree)
         return tree
+
+    def _private(self, folder: Path) -> list[Mount]:
+        """An own home and /tmp for one process, where the level itself does not give it any."""
+        if self.sandbox.remaps:
+            return []
+        home, temporary = folder / "home", folder / "tmp"
+        shutil.rmtree(folder, ignore_errors=True)
+        home.mkdir(parents=True)
+        temporary.mkdir()
+        mounts = [Mount(temporary, TMP, writable=True)]
+        if self.sandbox.home != Path("/"):
+            mounts.append(Mount(home, self.sandbox.home, writable=True))
+        return mounts
 
     def _data_source(self) -> Path:
         """Where the data is: made by setup, else beside the person's contract."""
@@ -433,7 +446,8 @@ class Bench:
         mounts = [Mount(source / path, root / path) for path in shown]
         for path in secret:
             if any(path.is_relative_to(other) for other in shown):
-                mounts.append(Mount(self._nothing(source / path), root / path))
+                empty = self._nothing(source / path)
+                mounts.append(Mount(empty, root / path, hides=True))
         if self.contract.run.setup is not None:
             home = self.places.setup_home
             mounts += [
@@ -452,30 +466,50 @@ class Bench:
         file.touch()
         return file
 
-    def _link_data(self, tree: Path) -> None:
-        source = self._data_source()
-        for path in _matches(source, self.contract.task.data):
-            link = tree / self.places.inner / path
-            if not link.exists():
-                link.parent.mkdir(parents=True, exist_ok=True)
-                link.symlink_to(source / path)
+    @contextlib.contextmanager
+    def _points(self, mounts: Sequence[Mount]) -> Iterator[None]:
+        """The places that mounts need, for as long as a process runs in a tree that is kept."""
+        links = self._make_points(mounts)
+        try:
+            yield
+        finally:
+            for link, source, folder in links:
+                # The process may have put something else there, also above it.
+                if link.is_symlink() and link.readlink() == source and _real(link.parent) == folder:
+                    link.unlink()
 
-    def _with_points(self, mounts: Sequence[Mount], tree: Path) -> list[Mount]:
-        """Make the places inside the shown tree that other mounts go to."""
-        prefix = f"{self.places.repository}{os.sep}"
-        inside = [mount for mount in mounts if str(mount.at).startswith(prefix)]
-        for mount in inside:
-            point = tree / str(mount.at)[len(prefix) :]
-            # A mount on top of another one finds its place there.
-            below = any(str(mount.at).startswith(f"{other.at}{os.sep}") for other in inside)
-            if below or point.exists() or point.is_symlink():
+    def _make_points(self, mounts: Sequence[Mount]) -> list[tuple[Path, Path, Path]]:
+        """Make the places, in trees of ours, where mounts that go into them will be seen.
+
+        Where nothing can be shown at another place than its own these are links, returned as
+        (link, what it leads to, its folder).
+        """
+        links: list[tuple[Path, Path, Path]] = []
+        for mount in sorted(mounts, key=lambda each: len(each.at.parts)):
+            above = [
+                each for each in mounts
+                if each.at != mount.at and mount.at.is_relative_to(each.at) and not each.hides
+            ]  # fmt: skip
+            tree = max(above, key=lambda each: len(each.at.parts), default=None)
+            if tree is None or not tree.source.is_relative_to(self.places.run):
                 continue
-            point.parent.mkdir(parents=True, exist_ok=True)
-            if mount.source.is_dir():
-                point.mkdir()
-            else:
-                point.touch()
-        return list(mounts)
+            point = tree.source / mount.at.relative_to(tree.at)
+            if point == mount.source or not _real(point.parent).is_relative_to(_real(tree.source)):
+                continue  # it is there already, or a link of the task's own leads elsewhere
+            if not self.sandbox.remaps:
+                hidden = {
+                    mount.source / each.at.relative_to(mount.at)
+                    for each in mounts
+                    if each.hides and each.at.is_relative_to(mount.at)
+                }
+                links += _link(mount.source, point, hidden)
+            elif not point.exists() and not point.is_symlink():
+                point.parent.mkdir(parents=True, exist_ok=True)
+                if mount.source.is_dir():
+                    point.mkdir()
+                else:
+                    point.touch()
+        return links
 
     def _hash_data(self) -> list[tuple[str, str]]:
         import hashlib  # noqa: PLC0415
@@ -521,15 +555,33 @@ class Bench:
         return answer
 
 
-def _step(
-    name: str, boxes: list[Box], deadline_s: float, writable: Sequence[Path] = ()
-) -> dict[str, Any]:
+def _step(name: str, boxes: list[Box], deadline_s: float) -> dict[str, Any]:
+    writable = [mount.source for box in boxes for mount in box.mounts if mount.writable]
     return {
         "name": name,
         "processes": boxes,
         "deadline_s": deadline_s,
         "writable": [str(path) for path in writable],
     }
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _link(source: Path, point: Path, hidden: set[Path]) -> list[tuple[Path, Path, Path]]:
+    """Show ``source`` at ``point`` by links, but for what is hidden and what is there already."""
+    if source in hidden or point.is_symlink():
+        return []
+    if source.is_dir() and (point.is_dir() or any(each.is_relative_to(source) for each in hidden)):
+        point.mkdir(parents=True, exist_ok=True)
+        inside = sorted(source.iterdir())
+        return [link for each in inside for link in _link(each, point / each.name, hidden)]
+    if point.exists():
+        return []
+    point.parent.mkdir(parents=True, exist_ok=True)
+    point.symlink_to(source)
+    return [(point, source, _real(point.parent))]
 
 
 def _entry(result: dict[str, Any], name: str) -> dict[str, Any]:
@@ -574,7 +626,7 @@ def _caches(home: Path) -> list[Path]:
     return found
 
 
-def environment(contract: Contract, home: Path) -> dict[str, str]:
+def environment(contract: Contract, home: Path) -> dict[str, str | Path]:
     """The variables that every process of an experiment gets: an allow-list and ``run.env``."""
     path = os.environ.get("PATH", os.defpath)
     venv = contract.root / ".venv" / "bin"
@@ -583,8 +635,8 @@ def environment(contract: Contract, home: Path) -> dict[str, str]:
     return {
         **_inherited(LOCALE),
         "PATH": path,
-        "HOME": str(home),
-        "TMPDIR": "/tmp",
+        "HOME": home,
+        "TMPDIR": TMP,
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONHASHSEED": "0",

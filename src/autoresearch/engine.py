@@ -276,15 +276,24 @@ class Engine:
             return ""
         return read_text(self.run.places.sample(last.number, last.taken[-1].k) / "run.log")
 
+    def _desk(self, directory: Path) -> list[Mount]:
+        """What an agent's process is shown beside the workspace."""
+        answer = self.run.places.scratch / "answer"
+        return [
+            Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
+            Mount(answer, INSIDE_TASK / "answer", writable=True),
+        ]
+
     def _inside(self, directory: Path, folder: Path) -> Inside:
         places = self.run.places
-        if not self.bench.confined:
-            return Inside(
-                folder / places.inner, directory / "briefing.md", directory / "proposal.json"
+        mounts = [*self._desk(directory), Mount(folder, places.repository, writable=True)]
+        workspace, briefing, proposal = (
+            self.bench.sandbox.place(at, mounts)
+            for at in (
+                places.root, INSIDE_TASK / "briefing.md", INSIDE_TASK / "answer" / "proposal.json"
             )
-        return Inside(
-            places.root, INSIDE_TASK / "briefing.md", INSIDE_TASK / "answer" / "proposal.json"
-        )
+        )  # fmt: skip
+        return Inside(workspace, briefing, proposal)
 
     async def _launch(
         self, directory: Path, folder: Path, argv: Any, env: Any, stdin: Path | None
@@ -295,10 +304,7 @@ class Engine:
         answer = self.run.places.scratch / "answer"
         shutil.rmtree(answer, ignore_errors=True)
         answer.mkdir(parents=True)
-        extra = [
-            Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
-            Mount(answer, INSIDE_TASK / "answer", writable=True),
-        ]
+        extra = self._desk(directory)
         argv = list(argv)
         program = root / argv[0]
         if "/" in argv[0] and program.is_file():

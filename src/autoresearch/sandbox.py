@@ -1,23 +1,28 @@
 """What confinement this machine gives, proved by probing, and how to put a process into it.
 
-The profile is bubblewrap with every namespace, a minimal read-only root and private /tmp, home
+``namespaces`` is bubblewrap with every namespace, a minimal read-only root and private /tmp, home
 and shared memory: measured to stop network, sockets, foreign files, signals and survivors.
-Knows nothing about tasks or metrics; a ``Box`` says what one process may see.
+``landlock`` (Linux) and ``seatbelt`` (macOS) allow and refuse by path instead: nothing can be shown
+at another place than its own. Knows nothing about tasks or metrics; a ``Box`` says what one process
+may see.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+from . import landlock, seatbelt
 from .errors import UserError
 from .types import Json, Level
 
@@ -47,28 +52,49 @@ SETTINGS = (
     "timezone",
 )
 TMPFS_BYTES = 2 << 30
+# Where processes cannot be hidden, only our own process and what describes the machine is shown.
+PROC = (
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/filesystems",
+    "/proc/loadavg",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys/kernel",
+    "/proc/sys/vm",
+    "/proc/uptime",
+    "/proc/version",
+)
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+# A user that owns nothing, for what root starts where processes cannot be hidden.
+SPARE_UIDS = range(64_000, 64_100)
+LEVEL = "AUTORESEARCH_LEVEL"
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A file or directory of this machine shown at the absolute path ``at``."""
+    """A file or directory of this machine shown at the absolute path ``at``.
+
+    One that ``hides`` is an empty file or folder over what another mount would show there.
+    """
 
     source: Path
     at: Path
     writable: bool = False
+    hides: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Box:
     """One process and all it may see: nothing else of the machine is reachable from it.
 
-    Deeper mounts come on top of shallower ones, so an empty file or folder can hide what a mount
-    above it would show.
+    Deeper mounts come on top of shallower ones. ``cwd`` and the paths in ``env`` are places as the
+    process is shown them; text in ``env`` is passed on as it is.
     """
 
     argv: Sequence[str]
     cwd: Path
-    env: Mapping[str, str]
+    env: Mapping[str, str | Path]
     log: Path
     mounts: Sequence[Mount] = ()
     network: bool = False
@@ -86,23 +112,83 @@ class Sandbox:
     reason: str = ""
     bwrap: str = "bwrap"
     home: Path = field(default_factory=Path.home)
+    uid: int | None = None
+
+    @property
+    def remaps(self) -> bool:
+        """Whether a process can be shown things at other places than where they are."""
+        return self.level is Level.NAMESPACES
+
+    def place(self, at: Path, mounts: Sequence[Mount]) -> Path:
+        """Where a process finds what ``mounts`` show at ``at``."""
+        if self.remaps:
+            return at
+        above = [each for each in _shown(mounts) if at.is_relative_to(each.at) and not each.hides]
+        return above[-1].source / at.relative_to(above[-1].at) if above else at
 
     def process(self, box: Box) -> dict[str, Json]:
         """The box as a process of a runner's job."""
+        cwd = self.place(box.cwd, box.mounts)
+        env = {
+            name: str(self.place(value, box.mounts)) if isinstance(value, Path) else value
+            for name, value in box.env.items()
+        }
         argv = list(box.argv)
-        cwd = box.cwd
-        if self.level is Level.NAMESPACES:
-            argv = [*self._profile(box), "--", *argv]
-            cwd = Path("/")
-        else:
-            argv[0] = _program(argv[0], box)
+        if not self.remaps:
+            argv[0] = _program(argv[0], cwd, env)
+        match self.level:
+            case Level.NAMESPACES:
+                argv = [*self._profile(box), "--", *argv]
+                cwd = Path("/")
+            case Level.LANDLOCK:
+                helper = [sys.executable, "-I", "-S", "-B", landlock.__file__]
+                rules = self._rules(box)
+                argv = [*helper, json.dumps(rules), *argv]
+                if rules["uid"] is not None:
+                    env = {"LOGNAME": "autoresearch", **env}
+            case Level.SEATBELT:
+                argv = [*seatbelt.command(self._rules(box)), *argv]
+            case Level.NONE:
+                pass
         return {
             "argv": list[Json](argv),
             "cwd": str(cwd),
-            "env": dict(box.env),
+            "env": dict[str, Json](env),
             "log": str(box.log),
             "stdin": str(box.stdin) if box.stdin else None,
             "cpu_s": box.cpu_s,
+        }
+
+    def _rules(self, box: Box) -> dict[str, Json]:
+        """What the box may open, for the levels that go by path: see ``landlock.py``."""
+        read = [Path("/")] if box.whole_system else [*map(Path, (*SYSTEM, *PROC)), *_settings()]
+        write = [Path("/dev/shm")] if box.whole_system else []
+        devices = [Path(name) for name in DEVICES]
+        if box.gpus:
+            devices += sorted(Path("/dev").glob("nvidia*"))
+            read.append(Path("/proc/driver"))
+        without = [] if box.whole_system else [Path(__file__).parent]
+        mounts = _shown(box.mounts)
+        for i, mount in enumerate(mounts):
+            if mount.hides:
+                continue
+            (write if mount.writable else read).append(mount.source)
+            for other in mounts[i + 1 :]:
+                if not other.at.is_relative_to(mount.at):
+                    continue
+                covered = mount.source / other.at.relative_to(mount.at)
+                hidden = other.hides and self.place(other.at, mounts) == covered
+                # Nothing of ours is where it was: it would be seen as it is for the person.
+                foreign = mount.source == mount.at and other.source != covered
+                if hidden or foreign:
+                    without.append(covered)
+        return {
+            "read": _words(read),
+            "write": _words(write),
+            "without": _words(without),
+            "devices": _words(devices),
+            "network": box.network,
+            "uid": None if box.whole_system else self.uid,
         }
 
     def _profile(self, box: Box) -> list[str]:
@@ -121,7 +207,7 @@ class Sandbox:
         for scratch in ("/dev/shm", "/tmp", *_private_home(self.home)):
             argv += ["--size", str(TMPFS_BYTES), "--tmpfs", scratch]
         package = Path(__file__).parent
-        for mount in sorted(box.mounts, key=lambda each: len(each.at.parts)):
+        for mount in _shown(box.mounts):
             bind = "--bind" if mount.writable else "--ro-bind"
             argv += [bind, str(mount.source), str(mount.at)]
         if any(package.is_relative_to(mount.at) for mount in box.mounts):
@@ -132,9 +218,19 @@ class Sandbox:
         return [*argv, "--chdir", str(box.cwd)]
 
 
-def _program(name: str, box: Box) -> str:
-    found = shutil.which(name, path=box.env.get("PATH")) if "/" not in name else None
-    return found or str(box.cwd / name)
+def _shown(mounts: Sequence[Mount]) -> list[Mount]:
+    """Mounts from the shallowest to the deepest; of two at one place the later one."""
+    last = {mount.at: mount for mount in mounts}
+    return sorted(last.values(), key=lambda each: len(each.at.parts))
+
+
+def _words(paths: Sequence[Path]) -> list[Json]:
+    return [str(path) for path in dict.fromkeys(paths)]
+
+
+def _program(name: str, cwd: Path, env: Mapping[str, str]) -> str:
+    found = shutil.which(name, path=env.get("PATH")) if "/" not in name else None
+    return found or str(cwd / name)
 
 
 def _private_home(home: Path) -> tuple[str, ...]:
@@ -150,11 +246,13 @@ def _system_root() -> tuple[str, ...]:
             argv += ["--symlink", str(path.readlink()), name]
         elif path.is_dir():
             argv += ["--ro-bind", name, name]
-    for name in SETTINGS:
-        path = Path("/etc") / name
-        if path.exists():
-            argv += ["--ro-bind", str(path.resolve()), str(path)]
+    for path in _settings():
+        argv += ["--ro-bind", str(path.resolve()), str(path)]
     return tuple(argv)
+
+
+def _settings() -> list[Path]:
+    return [path for name in SETTINGS if (path := Path("/etc") / name).exists()]
 
 
 def toolchain(path: str, home: Path) -> list[Path]:
@@ -197,14 +295,49 @@ def _in_system(path: Path) -> bool:
 
 
 def probe(home: Path | None = None) -> Sandbox:
-    """Find the strongest level that really holds here, by trying to break out of it."""
+    """Find the strongest level that really holds here, by trying to break out of it.
+
+    The variable AUTORESEARCH_LEVEL names the strongest one to try: it can lower the level only.
+
+    Raises:
+        UserError: AUTORESEARCH_LEVEL is not the name of a level.
+    """
     home = home or Path.home()
+    strongest, order = _strongest_wanted(), list(Level)
+    levels = {
+        "linux": ((Level.NAMESPACES, _namespaces), (Level.LANDLOCK, _landlock)),
+        "darwin": ((Level.SEATBELT, _seatbelt),),
+    }
+    reasons = [] if sys.platform in levels else [f"no way to confine on {sys.platform} is known"]
+    for level, attempt in levels.get(sys.platform, ()):
+        if order.index(level) < order.index(strongest):
+            reasons.append(f"{LEVEL}={strongest.value} asks for no more")
+            continue
+        found, why = attempt(home)
+        if not why:
+            return replace(found, reason="; ".join(dict.fromkeys(reasons)))
+        reasons.append(why)
+    return Sandbox(Level.NONE, "; ".join(dict.fromkeys(reasons)), home=home)
+
+
+def _strongest_wanted() -> Level:
+    wanted = os.environ.get(LEVEL) or Level.NAMESPACES.value
+    if wanted not in [level.value for level in Level]:
+        raise UserError(
+            f"{LEVEL}={wanted!r}: no such level",
+            fix=f"one of {', '.join(level.value for level in Level)}, or leave it unset",
+        )
+    return Level(wanted)
+
+
+# Each attempt returns a sandbox and why it does not hold, empty when it does.
+
+
+def _namespaces(home: Path) -> tuple[Sandbox, str]:
     bwrap = shutil.which("bwrap")
-    if sys.platform != "linux":
-        return Sandbox(Level.NONE, f"{sys.platform} has no Linux namespaces", home=home)
+    sandbox = Sandbox(Level.NAMESPACES, bwrap=bwrap or "bwrap", home=home)
     if bwrap is None:
-        return Sandbox(Level.NONE, "bubblewrap (bwrap) is not installed", home=home)
-    sandbox = Sandbox(Level.NAMESPACES, bwrap=bwrap, home=home)
+        return sandbox, "bubblewrap (bwrap) is not installed"
     with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
         canary = Path(folder) / "canary"
         canary.write_text("secret")
@@ -214,48 +347,183 @@ def probe(home: Path | None = None) -> Sandbox:
             " test $(tail -n +3 /proc/net/dev | wc -l) -le 1 || exit 13;"
             " touch /usr/.autoresearch-probe 2>/dev/null && exit 14; exit 0"
         )
-        box = Box(
-            ["/bin/sh", "-c", attack], Path("/"), {"PATH": "/usr/bin:/bin"}, Path("/dev/null")
-        )
-        process = sandbox.process(box)
-        result = subprocess.run(
-            [str(word) for word in process["argv"]],  # type: ignore[union-attr]
-            env={"PATH": "/usr/bin:/bin"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=30,
-            check=False,
-        )
-    if result.returncode == 0:
-        return sandbox
+        result = _attack(sandbox, ["/bin/sh", "-c", attack])
     broken = {
-        11: "foreign files or processes are readable inside",
-        12: "processes outside are visible inside",
-        13: "the network is visible inside",
-        14: "the system is writable inside",
+        0: "",
+        11: "bubblewrap does not confine here: foreign files or processes are readable inside",
+        12: "bubblewrap does not confine here: processes outside are visible inside",
+        13: "bubblewrap does not confine here: the network is visible inside",
+        14: "bubblewrap does not confine here: the system is writable inside",
     }
-    said = result.stderr.decode(errors="replace").strip().splitlines()
-    why = broken.get(result.returncode) or (said[-1] if said else f"exit {result.returncode}")
-    return Sandbox(Level.NONE, f"bubblewrap does not confine here: {why}", home=home)
+    why = broken.get(result.returncode, f"bubblewrap does not confine here: {_last_words(result)}")
+    return sandbox, why
+
+
+def _landlock(home: Path) -> tuple[Sandbox, str]:
+    version = landlock.abi()
+    sandbox = Sandbox(Level.LANDLOCK, home=home)
+    if version < landlock.NEEDED_ABI:
+        had = f"has Landlock version {version}" if version else "has no Landlock"
+        return sandbox, (
+            f"this kernel {had}, and version {landlock.NEEDED_ABI} is needed (Linux 6.12)"
+        )
+    if os.geteuid() == 0 and (uid := _spare_uid()) is not None:
+        other = replace(sandbox, uid=uid)
+        # A container may have no second user; then root stays, without any capability.
+        if not _break_out(other):
+            return other, ""
+    why = _break_out(sandbox)
+    return sandbox, f"Landlock does not confine here: {why}" if why else ""
+
+
+def _seatbelt(home: Path) -> tuple[Sandbox, str]:
+    sandbox = Sandbox(Level.SEATBELT, home=home)
+    if not Path(seatbelt.PROGRAM).exists():
+        return sandbox, f"there is no {seatbelt.PROGRAM}"
+    why = _break_out(sandbox)
+    return sandbox, f"sandbox-exec does not confine here: {why}" if why else ""
+
+
+def _spare_uid() -> int | None:
+    import pwd  # noqa: PLC0415
+
+    taken = {entry.pw_uid for entry in pwd.getpwall()}
+    return next((uid for uid in SPARE_UIDS if uid not in taken), None)
+
+
+# Tried at the levels that go by path: every way out that must be closed there.
+BREAK_OUT = """
+import os, resource, socket, sys
+canary, engine, port, name = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+ways = {
+    "foreign files are readable": lambda: open(canary),
+    "foreign files are writable": lambda: open(canary, "a"),
+    "files can be made elsewhere": lambda: open(canary + ".new", "w"),
+    "foreign files can be removed": lambda: os.unlink(canary),
+    "folders elsewhere can be listed": lambda: os.listdir(os.path.dirname(canary)),
+    "the engine's secrets are readable": lambda: open(f"/proc/{engine}/environ"),
+    "the engine can be killed": lambda: os.kill(engine, 0),
+    "the network is open": lambda: socket.create_connection(("127.0.0.1", port), 1),
+    "sockets of other programs are open": lambda: socket.socket(socket.AF_UNIX).connect(name),
+}
+if sys.platform == "linux":
+    ways["sockets without a file are open"] = (
+        lambda: socket.socket(socket.AF_UNIX).connect("\\0" + name)
+    )
+    ways["the engine's limits can be changed"] = (
+        lambda: resource.prlimit(engine, resource.RLIMIT_NOFILE)
+    )
+for what, way in ways.items():
+    try:
+        way()
+    except OSError:
+        continue
+    print(what)
+    sys.exit(1)
+print("held")
+"""
+
+
+def _break_out(sandbox: Sandbox) -> str:
+    """What a hostile program can do in this sandbox, or why it does not even run; else empty."""
+    python = Path(sys.executable)
+    prefixes = [prefix for prefix in _prefixes(python) if not _in_system(prefix)]
+    with (
+        tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder,
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as named,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        canary, name = Path(folder) / "canary", f"{folder}/socket"
+        canary.write_text("secret")
+        named.bind(name)
+        named.listen()
+        if sys.platform == "linux":
+            abstract.bind(f"\0{name}")
+            abstract.listen()
+        words = [str(canary), str(os.getpid()), str(server.getsockname()[1]), name]
+        argv = [str(python), "-I", "-S", "-c", BREAK_OUT, *words]
+        result = _attack(sandbox, argv, [Mount(prefix, prefix) for prefix in prefixes])
+    return "" if (result.returncode, result.stdout) == (0, b"held\n") else _last_words(result)
+
+
+def _attack(
+    sandbox: Sandbox, argv: Sequence[str], mounts: Sequence[Mount] = ()
+) -> subprocess.CompletedProcess[bytes]:
+    env = {"PATH": "/usr/bin:/bin"}
+    process = sandbox.process(Box(argv, Path("/"), env, Path("/dev/null"), mounts))
+    return subprocess.run(
+        [str(word) for word in process["argv"]],  # type: ignore[union-attr]
+        env=env,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def _last_words(result: subprocess.CompletedProcess[bytes]) -> str:
+    said = (result.stdout + result.stderr).decode(errors="replace").strip().splitlines()
+    return said[-1] if said else f"exit {result.returncode}"
 
 
 def sweep(run: Path) -> int:
-    """Kill sandboxes that a killed engine left behind: those that were shown a file of its run.
+    """Kill processes that a killed engine left behind: those that were shown a file of its run.
 
-    They die with the engine, but for the instant before they have armed that. Only for the holder
-    of the run's lock. Returns how many there were.
+    They die with the engine and its runner, but for the instant before they have armed that, and
+    for daemons at the levels that cannot hide processes. Only for the holder of the run's lock.
+    Returns how many there were.
     """
     killed = 0
     ours = os.fsencode(f"{run}{os.sep}")
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            words = entry.read_bytes().split(b"\0")
-            if words[0].endswith(b"bwrap") and any(word.startswith(ours) for word in words):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            sandboxed = words[0].endswith(b"bwrap") and any(w.startswith(ours) for w in words)
+            if sandboxed or b"\0TMPDIR=" + ours in b"\0" + (folder / "environ").read_bytes():
+                os.kill(int(folder.name), signal.SIGKILL)
                 killed += 1
-        except (OSError, IndexError):
+        except OSError:
             continue
     return killed
+
+
+NOT_GUARANTEED: Mapping[Level, tuple[str, ...]] = {
+    Level.NAMESPACES: (),
+    Level.LANDLOCK: (
+        "names, sizes and times of files elsewhere can be found out, but nothing in them",
+        "unless root runs it: modes, owners and times of your other files can be changed",
+        "no shared memory and no sockets inside: multiprocessing pools and queues do not work",
+        "paths are the real ones: the task must find its files by relative paths",
+        "when engine and runner are killed at once, a process may live until the next start",
+    ),
+    Level.SEATBELT: (
+        "untested: written from documentation, tried on no machine",
+        "names and sizes of files elsewhere can be found out",
+        "processes that leave their session can outlive a step; there is no cap on memory",
+        "paths are the real ones: the task must find its files by relative paths",
+    ),
+    Level.NONE: (
+        "anything: edited code has your rights, can read hidden data and set its own score",
+    ),
+}
+
+
+def raise_level(sandbox: Sandbox) -> str:
+    """How to reach a higher level on this machine; empty at the highest."""
+    if sandbox.level is Level.NAMESPACES:
+        return ""
+    if LEVEL in sandbox.reason:
+        return f"unset {LEVEL}"
+    if sys.platform != "linux":
+        return "run it on Linux with bubblewrap, for instance in a virtual machine"
+    if "not installed" in sandbox.reason:
+        return "install bubblewrap (apt install bubblewrap)"
+    return (
+        "let bubblewrap make user namespaces: kernel.unprivileged_userns_clone=1,"
+        " kernel.apparmor_restrict_unprivileged_userns=0, or a container that allows them"
+    )
 
 
 def require(sandbox: Sandbox, *, unconfined: bool) -> Sandbox:
@@ -264,12 +532,12 @@ def require(sandbox: Sandbox, *, unconfined: bool) -> Sandbox:
     Raises:
         UserError: this machine does not confine and ``unconfined`` was not given.
     """
-    if sandbox.level is Level.NAMESPACES:
+    if sandbox.level is not Level.NONE:
         return sandbox
     if unconfined:
-        return Sandbox(Level.NONE, sandbox.reason or "asked for with --unconfined")
+        return replace(sandbox, reason=sandbox.reason or "asked for with --unconfined")
     raise UserError(
         f"experiments cannot be confined on this machine: {sandbox.reason}",
-        fix="install bubblewrap (apt install bubblewrap), or accept that edited code runs with"
-        " your rights: --unconfined",
+        fix=f"{raise_level(sandbox)}, or accept that edited code runs with your rights:"
+        " --unconfined",
     )

@@ -20,7 +20,7 @@ from ..git import REGULAR, Store
 from ..run import FOLDER
 from ..sandbox import Sandbox
 from ..scope import Scope
-from ..types import Contract, Json, Level, Outcome, Sample
+from ..types import Contract, Json, Outcome, Sample
 from ..workspace import Workspace
 from . import task, words
 
@@ -65,15 +65,17 @@ def check(folder: Path, as_json: bool, unconfined: bool) -> None:
         problems = [
             {"file": p.file, "key": p.key, "value": p.value, "fix": p.fix} for p in error.problems
         ]
-        body = {"version": 1, "ok": False, "level": found.level.value, "problems": problems}
+        body = {"version": 1, "ok": False, **_level(found), "problems": problems}
         click.echo(json.dumps(body))
         raise SystemExit(2) from None
-    box = (
-        found if found.level is Level.NAMESPACES else sandbox.require(found, unconfined=unconfined)
-    )
+    box = sandbox.require(found, unconfined=unconfined)
     say = (lambda _: None) if as_json else click.echo
     say(f"contract   {path}")
     say(f"level      {box.level.value}" + (f" ({box.reason})" if box.reason else ""))
+    for i, lack in enumerate(sandbox.NOT_GUARANTEED[box.level]):
+        say(f"{'' if i else 'not held':10} {lack}")
+    if how := sandbox.raise_level(box):
+        say(f"raise it   {how}")
     finding = asyncio.run(_audit(contract, box, say))
     _judge(contract, finding)
     if as_json:
@@ -184,13 +186,22 @@ def _json(contract: Contract, box: Sandbox, finding: Finding) -> dict[str, Json]
     return {
         "version": 1,
         "ok": not finding.problems,
-        "level": box.level.value,
+        **_level(box),
         "problems": problems,
         "baseline": statistics.mean(values) if values else None,
         "noise": noise,
         "smallest_gain": _smallest_gain(noise) if noise is not None else None,
         "self_reported": contract.metric.self_reported,
         "notes": list[Json](finding.notes),
+    }
+
+
+def _level(box: Sandbox) -> dict[str, Json]:
+    """How strongly this machine confines, what that leaves open, and how to raise it."""
+    return {
+        "level": box.level.value,
+        "not_guaranteed": list[Json](sandbox.NOT_GUARANTEED[box.level]),
+        "raise": sandbox.raise_level(box) or None,
     }
 
 

@@ -142,11 +142,17 @@ def confine(begin: Begin) -> sandbox.Sandbox:
         raise UserError(
             f"this machine confines at level {found.level.value}, required is"
             f" {begin.require.value}: {found.reason}",
-            fix="install bubblewrap, or require less",
+            fix=f"{sandbox.raise_level(found)}, or require less",
         )
     box = sandbox.require(found, unconfined=begin.unconfined)
     if box.level is Level.NONE:
         click.echo(f"warning: nothing is confined ({box.reason}); scores can be gamed", err=True)
+    elif lacks := sandbox.NOT_GUARANTEED[box.level]:
+        click.echo(
+            f"warning: level {box.level.value} ({box.reason}): {lacks[0]}; {len(lacks) - 1} more:"
+            f" autoresearch check; to raise it: {sandbox.raise_level(box)}",
+            err=True,
+        )
     return box
 
 
