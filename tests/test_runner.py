@@ -60,18 +60,22 @@ def marker() -> str:
     return f"4217.{uuid.uuid4().int % 10**12}"
 
 
-@pytest.fixture(params=["namespaces", "none"])
-def box_of(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Makes processes of a job from shell scripts, confined or not."""
-    how = CONFINED if request.param == "namespaces" else PLAIN
+@pytest.fixture(params=["namespaces", "landlock", "none"])
+def box_of(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes processes of a job from shell scripts, at every level that this machine has."""
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", request.param)
+    how = sandbox.probe()
     if how.level.value != request.param:
-        pytest.skip(CONFINED.reason)
+        pytest.skip(how.reason)
+    private = tmp_path / "private"
+    private.mkdir()
 
     def make(script: str, **more: Any) -> Any:
-        box = Box(
-            ["/bin/sh", "-c", script], Path("/"), {"PATH": "/usr/bin:/bin"},
-            tmp_path / "log", **more,
-        )  # fmt: skip
+        mounts = [*more.pop("mounts", ())]
+        if not how.remaps:
+            mounts.append(sandbox.Mount(private, Path("/tmp"), writable=True))
+        env: dict[str, str | Path] = {"PATH": "/usr/bin:/bin", "TMPDIR": Path("/tmp")}
+        box = Box(["/bin/sh", "-c", script], Path("/"), env, tmp_path / "log", mounts, **more)
         return how.process(box)
 
     return make

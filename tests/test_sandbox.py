@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,21 @@ def test_a_deeper_mount_hides(
     assert done.stdout == "train \n", done.stderr
 
 
+@needs_namespaces
+def test_a_place_is_where_it_is_shown(tmp_path: Path) -> None:
+    tree, data = tmp_path / "tree", tmp_path / "data"
+    mounts = [
+        Mount(data, Path("/task/data")), Mount(tree, Path("/task"), writable=True),
+        Mount(tmp_path, Path("/task/data/val"), hides=True),
+    ]  # fmt: skip
+    places = {"/task/train.py": tree / "train.py", "/task/data/val": data / "val",
+              "/task": tree, "/usr": Path("/usr"), "/tasks": Path("/tasks")}  # fmt: skip
+    by_path = Sandbox(Level.LANDLOCK)
+    for at, found in places.items():
+        assert by_path.place(Path(at), mounts) == found
+        assert FOUND.place(Path(at), mounts) == Path(at)
+
+
 def test_unconfined_is_refused_without_consent() -> None:
     weak = Sandbox(Level.NONE, "bubblewrap (bwrap) is not installed")
     with pytest.raises(UserError, match="not installed") as refused:
@@ -143,7 +159,10 @@ def test_unconfined_is_refused_without_consent() -> None:
 
 def test_probe_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    assert sandbox.probe().reason == "bubblewrap (bwrap) is not installed"
+    found = sandbox.probe()
+    assert found.level in (Level.LANDLOCK, Level.NONE)
+    assert found.reason.startswith("bubblewrap (bwrap) is not installed")
+    assert sandbox.raise_level(found) == "install bubblewrap (apt install bubblewrap)"
 
 
 def test_a_bubblewrap_that_does_not_confine_is_found_out(
@@ -154,8 +173,85 @@ def test_a_bubblewrap_that_does_not_confine_is_found_out(
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     found = sandbox.probe()
-    assert found.level is Level.NONE
+    assert found.level in (Level.LANDLOCK, Level.NONE)
     assert "readable inside" in found.reason
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_the_level_can_only_be_lowered(level: Level, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", level.value)
+    found = sandbox.probe()
+    order = list(Level)
+    assert order.index(found.level) >= order.index(level)
+    assert order.index(found.level) >= order.index(FOUND.level)
+    if level is Level.NONE:
+        assert sandbox.raise_level(found) == "unset AUTORESEARCH_LEVEL"
+
+
+def test_a_level_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", "high")
+    with pytest.raises(UserError, match="AUTORESEARCH_LEVEL='high'") as refused:
+        sandbox.probe()
+    assert "namespaces, landlock, seatbelt, none" in refused.value.fix
+
+
+def test_every_level_but_the_highest_says_what_it_lacks() -> None:
+    for level in Level:
+        lacks = sandbox.NOT_GUARANTEED[level]
+        assert bool(lacks) == (level is not Level.NAMESPACES)
+        assert bool(sandbox.raise_level(Sandbox(level))) == bool(lacks)
+
+
+def test_rules_name_what_is_shown_and_what_is_not(tmp_path: Path) -> None:
+    """What the levels that go by path allow: the person's own files are not among it."""
+    home, run = tmp_path / "home", tmp_path / "home/task/.autoresearch/t"
+    tree, data = run / "scratch/tree", run / "setup/data"
+    mounts = [
+        Mount(home, home),  # readable = ["~"], say
+        Mount(tree, home / "task", writable=True),
+        Mount(data, home / "task/data"),
+        Mount(run / "empty", home / "task/data/val", hides=True),
+        Mount(run / "empty", home / "task/.autoresearch", hides=True),
+    ]
+    box = Box(["true"], home / "task", {"WHERE": home / "task/data", "TEXT": "/a:/b"},
+              tmp_path / "log", mounts)  # fmt: skip
+    rules = Sandbox(Level.LANDLOCK)._rules(box)
+    assert rules["write"] == [str(tree)]
+    assert {str(home), str(data), "/usr"} <= set(rules["read"])  # type: ignore[arg-type]
+    assert {str(home / "task"), str(home / "task/.autoresearch"), str(data / "val")} <= set(
+        rules["without"]  # type: ignore[arg-type]
+    )
+    process = Sandbox(Level.NONE).process(box)
+    assert process["cwd"] == str(tree)
+    assert process["env"] == {"WHERE": str(data), "TEXT": "/a:/b"}
+
+
+def test_the_profile_for_macos_names_every_rule(tmp_path: Path) -> None:
+    """Its text; that macOS does with it what it says has not been tested."""
+    (tmp_path / "tree").mkdir()
+    odd = tmp_path / 'a "quoted" \\ name'
+    mounts = [
+        Mount(tmp_path / "tree", Path("/task"), writable=True),
+        Mount(odd, Path("/data")),
+        Mount(tmp_path / "empty", Path("/data/val"), hides=True),
+    ]
+    box = Box(["/usr/bin/true", "x"], Path("/task"), {}, tmp_path / "log", mounts)
+    program, flag, profile, *argv = Sandbox(Level.SEATBELT).process(box)["argv"]  # type: ignore[misc]
+    assert (program, flag, argv) == ("/usr/bin/sandbox-exec", "-p", ["/usr/bin/true", "x"])
+    rules = str(profile).splitlines()
+    assert rules[:2] == ["(version 1)", "(deny default)"]
+    assert "network" not in str(profile) and "socket" not in str(profile)
+    real = os.path.realpath(tmp_path)
+    (writes,) = [r for r in rules if r.startswith("(allow file-read* file-write*") and real in r]
+    assert writes == f'(allow file-read* file-write* (subpath "{real}/tree"))'
+    (denied,) = [i for i, rule in enumerate(rules) if rule.startswith("(deny file-read*")]
+    assert 'name/val")' in rules[denied]
+    (shown,) = [i for i, rule in enumerate(rules) if f'{real}/a \\"quoted\\" \\\\ name"' in rule
+                and rule.startswith("(allow")]  # fmt: skip
+    assert shown < denied
+    assert str(profile).count("(") == str(profile).count(")")
+    online = Sandbox(Level.SEATBELT).process(replace(box, network=True))["argv"]
+    assert "(allow network-outbound" in str(online)
 
 
 def test_toolchain_never_shows_the_home_itself(tmp_path: Path) -> None:

