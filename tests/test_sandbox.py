@@ -197,9 +197,12 @@ def test_a_level_that_does_not_exist_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 def test_every_level_but_the_highest_says_what_it_lacks() -> None:
     for level in Level:
-        lacks = sandbox.NOT_GUARANTEED[level]
+        lacks = sandbox.not_guaranteed(Sandbox(level))
         assert bool(lacks) == (level is not Level.NAMESPACES)
         assert bool(sandbox.raise_level(Sandbox(level))) == bool(lacks)
+    modes = "modes and times of other files"
+    assert modes in str(sandbox.not_guaranteed(Sandbox(Level.LANDLOCK)))
+    assert modes not in str(sandbox.not_guaranteed(Sandbox(Level.LANDLOCK, uid=64_000)))
 
 
 def test_rules_name_what_is_shown_and_what_is_not(tmp_path: Path) -> None:

@@ -64,8 +64,10 @@ REFUSED = {
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     "userfaultfd": (323, 282), "bpf": (321, 280), "perf_event_open": (298, 241),
     "unshare": (272, 97), "setns": (308, 268), "open_by_handle_at": (304, 265),
-    "inotify_add_watch": (254, 27), "fanotify_init": (300, 262),
+    "fanotify_init": (300, 262),
 }  # fmt: skip
+# Shows names in folders that cannot be opened; agents, which have a network, may need it.
+WATCH = (254, 27)
 # Extended attributes hold access lists, which Landlock does not know.
 UNSUPPORTED = {
     "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
@@ -113,6 +115,8 @@ def control(option: int, *values: int) -> int:
 
 def abi() -> int:
     """The version of Landlock that this kernel offers, 0 without."""
+    if sys.platform != "linux":
+        return 0
     try:
         return call(CREATE_RULESET, None, ctypes.c_size_t(0), 1)
     except OSError:
@@ -242,7 +246,7 @@ def syscall_filter(machine: str, *, network: bool) -> bytes:
     ]
     if machine == "x86_64":  # the x32 calls have numbers of their own
         program += [instruction(AT_LEAST, 1 << 30, 0, 1), fail(ENOSYS)]
-    for numbers in REFUSED.values():
+    for numbers in (*REFUSED.values(), *(() if network else (WATCH,))):
         program += when(numbers[column], refused)
     for numbers in UNSUPPORTED.values():
         program += when(numbers[column], fail(ENOTSUP))

@@ -489,25 +489,32 @@ def sweep(run: Path) -> int:
     return killed
 
 
-NOT_GUARANTEED: Mapping[Level, tuple[str, ...]] = {
+OTHERS_MODES = "modes and times of other files can be changed, as far as you may"
+LACKS: Mapping[Level, tuple[str, ...]] = {
     Level.NAMESPACES: (),
     Level.LANDLOCK: (
-        "names, sizes and times of files elsewhere can be found out, but nothing in them",
-        "unless root runs it: modes, owners and times of your other files can be changed",
+        "names, sizes and times of other files can be found out, but nothing in them",
+        OTHERS_MODES,
         "no shared memory and no sockets inside: multiprocessing pools and queues do not work",
         "paths are the real ones: the task must find its files by relative paths",
         "when engine and runner are killed at once, a process may live until the next start",
     ),
     Level.SEATBELT: (
         "untested: written from documentation, tried on no machine",
-        "names and sizes of files elsewhere can be found out",
-        "processes that leave their session can outlive a step; there is no cap on memory",
+        "names and sizes of other files can be found out",
+        "processes that leave their session can outlive a step; memory is not capped",
         "paths are the real ones: the task must find its files by relative paths",
     ),
     Level.NONE: (
         "anything: edited code has your rights, can read hidden data and set its own score",
     ),
 }
+
+
+def not_guaranteed(sandbox: Sandbox) -> tuple[str, ...]:
+    """What the highest level holds and this one does not, a line each."""
+    lacks = LACKS[sandbox.level]
+    return lacks if sandbox.uid is None else tuple(x for x in lacks if x != OTHERS_MODES)
 
 
 def raise_level(sandbox: Sandbox) -> str:

@@ -72,7 +72,7 @@ def check(folder: Path, as_json: bool, unconfined: bool) -> None:
     say = (lambda _: None) if as_json else click.echo
     say(f"contract   {path}")
     say(f"level      {box.level.value}" + (f" ({box.reason})" if box.reason else ""))
-    for i, lack in enumerate(sandbox.NOT_GUARANTEED[box.level]):
+    for i, lack in enumerate(sandbox.not_guaranteed(box)):
         say(f"{'' if i else 'not held':10} {lack}")
     if how := sandbox.raise_level(box):
         say(f"raise it   {how}")
@@ -200,7 +200,7 @@ def _level(box: Sandbox) -> dict[str, Json]:
     """How strongly this machine confines, what that leaves open, and how to raise it."""
     return {
         "level": box.level.value,
-        "not_guaranteed": list[Json](sandbox.NOT_GUARANTEED[box.level]),
+        "not_guaranteed": list[Json](sandbox.not_guaranteed(box)),
         "raise": sandbox.raise_level(box) or None,
     }
 

@@ -147,7 +147,7 @@ def confine(begin: Begin) -> sandbox.Sandbox:
     box = sandbox.require(found, unconfined=begin.unconfined)
     if box.level is Level.NONE:
         click.echo(f"warning: nothing is confined ({box.reason}); scores can be gamed", err=True)
-    elif lacks := sandbox.NOT_GUARANTEED[box.level]:
+    elif lacks := sandbox.not_guaranteed(box):
         click.echo(
             f"warning: level {box.level.value} ({box.reason}): {lacks[0]}; {len(lacks) - 1} more:"
             f" autoresearch check; to raise it: {sandbox.raise_level(box)}",
