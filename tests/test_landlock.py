@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import shutil
 import signal
 import socket
@@ -243,10 +242,10 @@ def test_work_and_a_private_tmp_are_writable(jail: Jail) -> None:
         "open('here', 'w').write('x'); os.chmod('here', 0o755); os.mkdir('sub')\n"
         "os.rename('here', 'sub/there'); shutil.rmtree('sub')\n"
         "with tempfile.TemporaryFile() as file: file.write(b'x')\n"
-        "print(tempfile.gettempdir() == folder + '/private')\n"
+        "print(tempfile.gettempdir() == folder + '/private', os.access('.', os.R_OK | os.W_OK))\n"
         "print(subprocess.run(['sh', '-c', 'echo inner >/dev/stdout'], capture_output=True).stdout)"
     )
-    assert done.stdout == "True\nb'inner\\n'\n", done.stderr
+    assert done.stdout == "True True\nb'inner\\n'\n", done.stderr
 
 
 def test_threads_children_and_pipes_work(jail: Jail) -> None:
@@ -525,7 +524,8 @@ for path in ("journal.db", "setup/tree/data/val", "setup/evaluation/train.py", "
 def test_a_run_with_all_its_parts(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTORESEARCH_LEVEL", "landlock")
     agent = counting(
-        "sed -i 's/guess = .*/guess = 4.5/' train.py; cat data/train; ls -d .venv data >&2",
+        "sed -i 's/guess = .*/guess = 4.5/' train.py; cat data/train; ls -d .venv data >&2;"
+        " git status --short || exit 9",
         f"cat >>train.py <<'END'\n{THIEF}END",
     )
     task = toy(
@@ -582,7 +582,7 @@ def test_an_ordinary_user_runs_it_all(toy: MakeToy) -> None:
         os.chown(path, ORDINARY, ORDINARY, follow_symlinks=False)
     env = {
         "PATH": "/usr/bin:/bin", "HOME": str(folder), "AUTORESEARCH_LEVEL": "landlock",
-        "PYTHONPATH": os.pathsep.join(["src", *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "PYTHONDONTWRITEBYTECODE": "1",
     }  # fmt: skip
     user = ["setpriv", "--reuid", str(ORDINARY), "--regid", str(ORDINARY), "--clear-groups"]
@@ -630,7 +630,6 @@ def test_a_landlock_that_does_not_confine_is_found_out(
     helper.write_text(text.replace(*broken))
     monkeypatch.setenv("AUTORESEARCH_LEVEL", "landlock")
     monkeypatch.setattr(landlock, "__file__", str(helper))
-    monkeypatch.setattr(pwd, "getpwall", lambda: [])
     monkeypatch.setattr(sandbox, "SPARE_UIDS", range(0))
     found = sandbox.probe()
     assert found.level is Level.NONE

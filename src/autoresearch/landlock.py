@@ -41,10 +41,10 @@ HANDLED_TCP = 0b11  # bind and connect
 SCOPES = 0b11  # abstract sockets and signals
 
 # prctl(2), capabilities(7), seccomp(2)
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_CAPBSET_DROP = 1, 8, 22, 24
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_DROP, PR_SET_SECUREBITS = 1, 22, 24, 28
 PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE = 38, 47, 2
 CAPABILITY_VERSION = 0x20080522
-CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, NO_SETUID_FIXUP = 1, 2, 0b1100
 FILTER_MODE, ALLOW, KILL, FAIL = 2, 0x7FFF0000, 0x80000000, 0x00050000
 EPERM, EACCES, ENOSYS, ENOTSUP = 1, 13, 38, 95
 LOAD, AND, EQUAL, ANY_OF, AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x45, 0x35, 0x06
@@ -173,6 +173,8 @@ def give_up_rights(uid: int | None, owned: list[str]) -> None:
     """
     kept = 0
     if uid is not None:
+        # Capabilities outlast the change of user, and access(2) asks them, too.
+        control(PR_SET_SECUREBITS, NO_SETUID_FIXUP)
         kept = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH
         kept &= effective_capabilities()
         for path in owned:
@@ -184,7 +186,6 @@ def give_up_rights(uid: int | None, owned: list[str]) -> None:
             except OSError:
                 break  # beyond the last one, or not ours to drop: then no_new_privs keeps it off
     if uid is not None:
-        control(PR_SET_KEEPCAPS, 1)
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

@@ -144,8 +144,10 @@ class Sandbox:
                 helper = [sys.executable, "-I", "-S", "-B", landlock.__file__]
                 rules = self._rules(box)
                 argv = [*helper, json.dumps(rules), *argv]
+                # What cannot be opened is not taken for missing: git would stop at its settings.
+                env = {"GIT_CONFIG_NOSYSTEM": "1", **env}
                 if rules["uid"] is not None:
-                    env = {"LOGNAME": "autoresearch", **env}
+                    env = {"LOGNAME": "autoresearch", **env}  # it has no other name
             case Level.SEATBELT:
                 argv = [*seatbelt.command(self._rules(box)), *argv]
             case Level.NONE:
@@ -387,8 +389,12 @@ def _seatbelt(home: Path) -> tuple[Sandbox, str]:
 def _spare_uid() -> int | None:
     import pwd  # noqa: PLC0415
 
-    taken = {entry.pw_uid for entry in pwd.getpwall()}
-    return next((uid for uid in SPARE_UIDS if uid not in taken), None)
+    for uid in SPARE_UIDS:
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            return uid
+    return None
 
 
 # Tried at the levels that go by path: every way out that must be closed there.
