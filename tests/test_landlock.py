@@ -401,6 +401,24 @@ def test_no_descendant_outlives_the_step(jail: Jail, more_s: float) -> None:
     assert not alive(f"sleep {marker}")
 
 
+def test_no_file_of_the_runner_is_left_open(jail: Jail) -> None:
+    server = Server()
+    server.run(job(jail.process("print(sorted(os.listdir('/proc/self/fd')))")))
+    server.process.communicate()
+    # Input, output, errors, and the folder that is being listed.
+    assert (jail.folder / "log").read_text() == "['0', '1', '2', '3']\n"
+
+
+def test_the_program_dies_with_its_runner(jail: Jail) -> None:
+    server = Server()
+    marker = f"4219.{uuid.uuid4().int % 10**12}"
+    server.send(job(jail.process(f"os.execv('/usr/bin/sleep', ['sleep', '{marker}'])")))
+    until(lambda: bool(alive(f"^sleep {marker}")))
+    server.process.kill()
+    server.process.communicate()
+    until(lambda: not alive(f"^sleep {marker}"))
+
+
 def test_what_a_killed_engine_and_runner_left_is_swept(jail: Jail) -> None:
     process = jail.process("import time; time.sleep(600)")
     orphan = subprocess.Popen(process["argv"], env=process["env"], cwd=process["cwd"])
@@ -602,6 +620,35 @@ def test_an_ordinary_user_runs_it_all(toy: MakeToy) -> None:
 
 
 # What the level rests on
+
+
+CONTAINER = (
+    "-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,"
+    "+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap"
+)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can play a container's root")
+@pytest.mark.parametrize(
+    ("container", "uid"),
+    [
+        (["setpriv", "--inh-caps=-all", f"--bounding-set={CONTAINER}"], "64000"),
+        (["setpriv", "--inh-caps=-all", "--bounding-set=-all"], "None"),
+        (["unshare", "--user", "--map-root-user"], "None"),
+    ],
+    ids=["usual", "without capabilities", "of one user"],
+)
+def test_root_of_a_container_is_confined(
+    container: list[str], uid: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", "landlock")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    if subprocess.run([*container, "true"], check=False, capture_output=True).returncode != 0:
+        pytest.skip(f"{container[0]} does not work here")
+    ask = "from autoresearch import sandbox; found = sandbox.probe(); print(found.level, found.uid)"
+    argv = [*container, sys.executable, "-c", ask]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.stdout == f"landlock {uid}\n", done.stderr
 
 
 def test_an_old_kernel_confines_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
