@@ -287,6 +287,16 @@ def test_with_network_there_is_tcp_and_nothing_local(jail: Jail) -> None:
     }  # fmt: skip
 
 
+def test_setup_reads_the_machine_and_writes_its_own_places_only(jail: Jail) -> None:
+    """The person's own preparation is trusted: with network, local sockets, shared memory."""
+    with listening(jail.folder) as port:
+        script = f"port = {port}" + SOCKETS + FILES
+        named = set(jail.run(script, network=True, whole_system=True).stdout.split())
+    assert {"tcp", "by_path", "read", "shared_memory"} <= named
+    changing = {"write", "truncate", "write_data", "make_beside", "remove", "replace", "link_in"}
+    assert not named & {*changing, "by_name", "AF_PACKET_3", "write_tmp", "swap_work", "disk"}
+
+
 def test_calls_that_go_around_files_are_refused(jail: Jail) -> None:
     done = jail.run(CALLS)
     lines = done.stdout.splitlines()
@@ -697,7 +707,7 @@ def test_parts_leave_out_what_is_hidden(tmp_path: Path) -> None:
 @pytest.mark.parametrize("network", [True, False])
 def test_every_jump_of_the_filter_lands_in_it(machine: str, network: bool) -> None:
     """For the machine that this is not, at least the program's form is checked."""
-    program = landlock.syscall_filter(machine, network=network)
+    program = landlock.syscall_filter(machine, network=network, local=network)
     count = len(program) // 8
     for i in range(count):
         code, if_true, if_false = (
@@ -708,4 +718,4 @@ def test_every_jump_of_the_filter_lands_in_it(machine: str, network: bool) -> No
             assert i + 1 + max(if_true, if_false) < count
     assert program[-8:] == landlock.instruction(landlock.RETURN, landlock.ALLOW)
     with pytest.raises(landlock.UnconfinedError, match="riscv64"):
-        landlock.syscall_filter("riscv64", network=network)
+        landlock.syscall_filter("riscv64", network=network, local=network)

@@ -5,8 +5,9 @@ Standard library only and no import of ours: it runs between the runner and the 
     python -I -S -B landlock.py RULES PROGRAM [ARG ...]
 
 RULES is JSON: {"read": [path], "write": [path], "without": [path], "devices": [path],
-"network": bool, "uid": int | null}. Nothing else can be opened; ``without`` takes paths out of
-``read``. No TCP but with ``network``, no signal and no socket to anything outside, no capability.
+"network": bool, "local": bool, "uid": int | null}. Nothing else can be opened; ``without`` takes
+paths out of ``read``. No signal to anything outside, no capability, no socket: ``network`` allows
+those of the internet, ``local`` those to other programs of this machine.
 With ``uid`` (for root) the program runs as that user, and the writable places become its own.
 What this cannot do is in docs/trust.md. Anything that fails here ends with exit code 126.
 """
@@ -229,7 +230,7 @@ def when(number: int, *body: bytes) -> list[bytes]:
     return [instruction(EQUAL, number, 0, len(body)), *body]
 
 
-def syscall_filter(machine: str, *, network: bool) -> bytes:
+def syscall_filter(machine: str, *, network: bool, local: bool) -> bytes:
     """The seccomp program: refuses what Landlock has no word for.
 
     Raises:
@@ -269,7 +270,8 @@ def syscall_filter(machine: str, *, network: bool) -> bytes:
     )
     # Its flags are in memory, where a filter cannot look; libraries fall back to clone.
     program += when(CLONE3[column], fail(ENOSYS))
-    families = (AF_INET, AF_INET6, AF_NETLINK) if network else ()
+    families = [AF_INET, AF_INET6, AF_NETLINK] if network else []
+    families += [AF_UNIX] if local else []
     checks = [instruction(EQUAL, family, len(families) - i, 0) for i, family in enumerate(families)]
     program += when(SOCKET[column], argument(0), *checks, fail(EACCES), allowed)
     # A pair of datagram sockets could be joined to another address later.
@@ -306,7 +308,7 @@ def confine(rules: dict[str, Any]) -> None:
     if os.getppid() != runner:
         raise UnconfinedError("the runner has ended")
     restrict(rules)
-    filter_calls(syscall_filter(os.uname().machine, network=rules["network"]))
+    filter_calls(syscall_filter(os.uname().machine, network=rules["network"], local=rules["local"]))
 
 
 def main() -> NoReturn:

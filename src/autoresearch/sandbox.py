@@ -51,6 +51,8 @@ SETTINGS = (
     "ssl",
     "timezone",
 )
+# Inside of those settings, and never shown where that can be helped.
+KEYS = ("/etc/ssl/private", "/etc/pki/tls/private")
 TMPFS_BYTES = 2 << 30
 # Where processes cannot be hidden, only our own process and what describes the machine is shown.
 PROC = (
@@ -169,7 +171,7 @@ class Sandbox:
         if box.gpus:
             devices += sorted(Path("/dev").glob("nvidia*"))
             read.append(Path("/proc/driver"))
-        without = [] if box.whole_system else [Path(__file__).parent]
+        without = [] if box.whole_system else [Path(__file__).parent, *map(Path, KEYS)]
         mounts = _shown(box.mounts)
         for i, mount in enumerate(mounts):
             if mount.hides:
@@ -190,6 +192,7 @@ class Sandbox:
             "without": _words(without),
             "devices": _words(devices),
             "network": box.network,
+            "local": box.whole_system,
             "uid": None if box.whole_system else self.uid,
         }
 
