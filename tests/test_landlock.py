@@ -500,6 +500,9 @@ for place in (out, pathlib.Path()):
     except OSError:
         continue
     raise SystemExit(f"{place} is writable")
+# Nothing above is the person's: tools look there for their settings.
+above = [pathlib.Path.cwd(), *pathlib.Path.cwd().parents]
+assert not any((folder / ".git").exists() for folder in above), above
 answer = float((out / "answer").read_text())
 truth = float(pathlib.Path("data/val").read_text())
 os.write(int(os.environ["AUTORESEARCH_ASK_FD"]), b"?")
@@ -536,7 +539,8 @@ THIEF = """
 import os, pathlib
 run = pathlib.Path(os.path.realpath("data/train")).parents[3]
 assert (run / "journal.db").exists()
-for path in ("journal.db", "setup/tree/data/val", "setup/evaluation/train.py", "engine.lock",
+ruler = pathlib.Path.cwd().parents[2] / "evaluation/evaluate.py"
+for path in ("journal.db", "setup/tree/data/val", str(ruler), "engine.lock",
              "store.git/HEAD", "experiments/0/samples/0/run.log", "results.tsv", "inbox",
              "../../agent.sh", "../../.git/HEAD"):
     assert (run / path).exists(), path
@@ -549,8 +553,11 @@ for path in ("journal.db", "setup/tree/data/val", "setup/evaluation/train.py", "
 """
 
 
-def test_a_run_with_all_its_parts(toy: MakeToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_with_all_its_parts(
+    toy: MakeToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AUTORESEARCH_LEVEL", "landlock")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     agent = counting(
         "sed -i 's/guess = .*/guess = 4.5/' train.py; cat data/train; ls -d .venv data >&2;"
         " git status --short || exit 9",
@@ -578,6 +585,7 @@ def test_a_run_with_all_its_parts(toy: MakeToy, monkeypatch: pytest.MonkeyPatch)
     assert "val" not in (task.run_folder / "experiments/1/agent.log").read_text()
     assert view.experiments[1].dropped == ()
     assert not (task.run_folder / "scratch").exists()
+    assert list((tmp_path / "cache" / "autoresearch").iterdir()) == []
     assert not [p for p in (task.run_folder / "setup" / "tree").rglob("*") if p.is_symlink()]
 
 

@@ -8,6 +8,7 @@ No file of the person's checkout is ever shown to either.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -54,6 +55,17 @@ class Places:
     run: Path
     repository: Path
     root: Path
+    work: Path | None = None
+
+    def apart(self) -> Places:
+        """The same with the trees that processes work in outside of the repository.
+
+        Where a process is shown things at their own places, its tools would look for settings in
+        the folders above them, and find the person's.
+        """
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = hashlib.sha256(os.fsencode(self.run)).hexdigest()[:12]
+        return replace(self, work=cache / "autoresearch" / name)
 
     @property
     def inner(self) -> Path:
@@ -69,11 +81,11 @@ class Places:
         return self.run / "setup" / "home"
 
     def evaluation_tree(self, *, sealed: bool) -> Path:
-        return self.run / "setup" / ("evaluation-sealed" if sealed else "evaluation")
+        return (self.work or self.run / "setup") / ("evaluation-sealed" if sealed else "evaluation")
 
     @property
     def scratch(self) -> Path:
-        return self.run / "scratch"
+        return (self.work or self.run) / "scratch"
 
     def experiment(self, number: int) -> Path:
         return self.run / "experiments" / str(number)
@@ -109,14 +121,16 @@ class Bench:
         sealed: bool = False,
     ) -> None:
         self.contract = contract
-        self.places = places
+        self.places = places if sandbox.remaps else places.apart()
+        if self.places.work is not None:
+            self.clear()  # what a killed engine left there may be of another run of that name
         self.store = store
         self.base = base
         self.sandbox = sandbox
         self.executor = executor
         self.sealed = sealed
         self.scope = Scope(contract.task)
-        self._empty = places.scratch / "empty"
+        self._empty = self.places.scratch / "empty"
         self._env = environment(contract, sandbox.home)
         roots = toolchain(str(self._env["PATH"]), sandbox.home)
         roots += [Path(p).expanduser() for p in contract.run.readable]
@@ -258,6 +272,10 @@ class Bench:
         return Launched(
             entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"])
         )
+
+    def clear(self) -> None:
+        """Remove the trees that processes worked in."""
+        shutil.rmtree(self.places.work or self.places.scratch, ignore_errors=True)
 
     # Reading results
 
@@ -491,7 +509,8 @@ class Bench:
                 if each.at != mount.at and mount.at.is_relative_to(each.at) and not each.hides
             ]  # fmt: skip
             tree = max(above, key=lambda each: len(each.at.parts), default=None)
-            if tree is None or not tree.source.is_relative_to(self.places.run):
+            ours = (self.places.run, self.places.scratch.parent)
+            if tree is None or not any(tree.source.is_relative_to(each) for each in ours):
                 continue
             point = tree.source / mount.at.relative_to(tree.at)
             if point == mount.source or not _real(point.parent).is_relative_to(_real(tree.source)):
@@ -512,8 +531,6 @@ class Bench:
         return links
 
     def _hash_data(self) -> list[tuple[str, str]]:
-        import hashlib  # noqa: PLC0415
-
         source = self._data_source()
         found = []
         patterns = (

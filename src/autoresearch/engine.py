@@ -118,7 +118,7 @@ class Engine:
         finally:
             watch.cancel()
             await self.executor.close()
-            shutil.rmtree(self.run.places.scratch, ignore_errors=True)
+            self.bench.clear()
             self.run.append("run_ended", reason=end.reason)
         return end
 
@@ -190,7 +190,7 @@ class Engine:
 
     async def _propose(self, record: Experiment) -> Decision | None:
         """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
-        folder = self.workspace.export(record.parent, self.run.places.scratch / "agent")
+        folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
         problem = ""
         if record.ticket:
             ticket = self.view.tickets[record.ticket]
@@ -278,7 +278,7 @@ class Engine:
 
     def _desk(self, directory: Path) -> list[Mount]:
         """What an agent's process is shown beside the workspace."""
-        answer = self.run.places.scratch / "answer"
+        answer = self.bench.places.scratch / "answer"
         return [
             Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
             Mount(answer, INSIDE_TASK / "answer", writable=True),
@@ -301,7 +301,7 @@ class Engine:
         """Start an agent's own process, confined, in the workspace."""
         choice, root = self.contract.agents[0], self.contract.root
         git.disposable_repository(folder)
-        answer = self.run.places.scratch / "answer"
+        answer = self.bench.places.scratch / "answer"
         shutil.rmtree(answer, ignore_errors=True)
         answer.mkdir(parents=True)
         extra = self._desk(directory)
@@ -336,7 +336,7 @@ class Engine:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(base64.b64decode(content))
         if ticket.get("patch"):
-            patch = self.run.places.scratch / "try.patch"
+            patch = self.bench.places.scratch / "try.patch"
             patch.write_bytes(base64.b64decode(ticket["patch"]))
             if problem := git.apply_patch(folder, patch):
                 return f"the patch does not apply: {problem}"

@@ -48,8 +48,9 @@ class Run:
         self.view = RunView(self.journal.events())
         self.store = Store.create(places.run / "store.git")
         self.store.clear_locks()
-        sandbox.sweep(places.run)
-        shutil.rmtree(places.scratch, ignore_errors=True)
+        for each in (places, places.apart()):
+            sandbox.sweep(each.scratch.parent)
+            shutil.rmtree(each.work or each.scratch, ignore_errors=True)
 
     # Beginning
 

@@ -97,6 +97,7 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     places.run.mkdir(parents=True)
     git.exclude(repository, f"{FOLDER}/")
     store, executor = Store.create(places.run / "store.git"), LocalExecutor()
+    bench = Bench(contract, places, store, base, box, executor)
     finding = Finding()
     scope, dirty = Scope(contract.task), git.uncommitted(repository)
     if changed := [name for name in task.names(contract, dirty) if scope.editable(name)]:
@@ -106,7 +107,6 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
         )
     try:
         store.adopt(repository, base)
-        bench = Bench(contract, places, store, base, box, executor)
         if contract.run.setup is not None:
             say(f"setup      {' '.join(contract.run.setup)} ...")
             await bench.setup()
@@ -145,7 +145,7 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     finally:
         await executor.close()
         store.close()
-        shutil.rmtree(places.scratch, ignore_errors=True)
+        bench.clear()
     return finding
 
 
