@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +133,7 @@ def _measure(
     try:
         return interruptible(work(), press)
     finally:
-        shutil.rmtree(held.places.scratch, ignore_errors=True)
+        bench.clear()
 
 
 def _print(contract: Contract, view: RunView, record: Verification) -> None:
