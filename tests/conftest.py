@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,14 @@ noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
 print("loss:", (LR - 0.1) ** 2 + noise)
 """
 IDENTITY = ["-c", "user.name=Person", "-c", "user.email=person@example.org"]
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    """Wait for something to happen."""
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "did not happen in time"
+        time.sleep(0.02)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -122,7 +122,7 @@ def test_stale_locks_of_killed_gits_are_cleared(store: Store, person: Toy) -> No
     (store.path / f"{REF}.lock").touch()
     with pytest.raises(StoreError):
         store.seal(sealed, {"train.py": (REGULAR, b"2")}, "Second", REF)
-    store.clear_locks()
+    store.clear_leftovers()
     store.seal(sealed, {"train.py": (REGULAR, b"2")}, "Second", REF)
 
 

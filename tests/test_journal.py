@@ -97,7 +97,7 @@ def test_a_reader_recovers_from_a_killed_writer(tmp_path: Path) -> None:
     journal._db.execute("BEGIN IMMEDIATE")
     for i in range(300):
         journal._db.execute(
-            "INSERT INTO event (at, kind, body) VALUES ('', 'lost', ?)", ("x" * 999,)
+            "INSERT INTO event VALUES (NULL, '', 0, 'lost', NULL, ?, '')", ("x" * 999,)
         )
         if i == 290:
             crashed = tmp_path / "crashed"

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 
 from .contention import contention_of
 from .errors import EvaluationError
+from .failpoint import failpoint
 from .git import Store
 from .ports import Executor
 from .sandbox import Box, Mount, Sandbox, toolchain
@@ -174,6 +175,7 @@ class Bench:
                 fix=f"read {log}, mend run.setup and start again",
             )
         _prune(places.setup_home)
+        failpoint("setup.ran")
         usage = step["usage"]
         assert isinstance(usage, dict)
         return {"wall_s": usage["wall_s"], "hashes": dict(self._hash_data())}
@@ -429,6 +431,7 @@ class Bench:
             draft = _fresh(tree.with_name("evaluation.new"))
             self.store.export(self.base, draft, without=self._unsealed)
             draft.rename(tree)
+            failpoint("evaluation.exported")
         return tree
 
     def _private(self, folder: Path) -> list[Mount]:

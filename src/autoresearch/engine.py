@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import git, limits, registry, verify
+from . import disk, git, limits, registry, verify
 from .bench import Bench, read_text
 from .briefing import briefing
 from .contention import unless_void
@@ -26,10 +26,11 @@ from .decide import (
     baseline_samples,
     decide,
 )
-from .errors import AgentError, ExecutorError, UserError
+from .errors import AgentError, DiskFullError, ExecutorError, UserError
 from .executors.local import LocalExecutor
-from .journal.view import Experiment, Role, seconds_between
-from .ports import Agent
+from .failpoint import failpoint
+from .journal.view import Experiment, Role
+from .ports import Agent, Executor
 from .run import REASON_LENGTH, Run
 from .sandbox import Mount, Sandbox
 from .scope import breach
@@ -73,11 +74,13 @@ class End:
 class Engine:
     """Runs experiments of one run, one at a time."""
 
-    def __init__(self, run: Run, contract: Contract, sandbox: Sandbox) -> None:
+    def __init__(
+        self, run: Run, contract: Contract, sandbox: Sandbox, executor: Executor | None = None
+    ) -> None:
         self.run = run
         self.view = run.view
         self.contract = contract
-        self.executor = LocalExecutor()
+        self.executor = executor or LocalExecutor()
         self.bench = Bench(contract, run.places, run.store, self.view.base, sandbox, self.executor)
         self.workspace = Workspace(run.store, self.bench.scope, run.places.inner)
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
@@ -89,7 +92,7 @@ class Engine:
             simplicity=contract.keep.simplicity,
         )
         self._sources: dict[str, dict[str, str]] = {}
-        self._agent_failures = 0
+        self._failures = 0
         self._stopping = asyncio.Event()
 
     def request_stop(self, by: str) -> None:
@@ -103,15 +106,17 @@ class Engine:
         watch = asyncio.ensure_future(self._watch_inbox())
         end = End("interrupted", interrupted=True)
         try:
-            await self._prepare()
             while True:
                 if ticket is not None and ticket not in self.view.tickets:
                     end = End("tried")
                     break
-                if stop := limits.stop(self.view, self.contract, self._active_s()):
+                measured = self.view.decided or self.view.stop_requested
+                if measured and (stop := limits.stop(self.view, self.contract, self.view.active_s)):
                     end = End(stop.reason, stop.short)
                     break
                 await self._turn()
+                if watch.done():
+                    watch.result()
         except UserError as error:
             end = End(error.message.splitlines()[0])
             raise
@@ -123,14 +128,23 @@ class Engine:
         return end
 
     async def _turn(self) -> None:
-        """One experiment, or a pause where none can be done."""
+        """One experiment, the baseline first; or a pause where none can be done."""
         try:
-            await self._milestone()
-            await self._experiment(self._plan())
-            self._agent_failures = 0
-        except (AgentError, ExecutorError) as error:
-            self._agent_failures += 1
-            await self._pause(error.message, self._agent_failures)
+            with disk.named(self.run.places.run):
+                self.run.require_room()
+                if self.view.paused is not None:
+                    self.run.append("resumed")
+                if not self.view.decided:
+                    await self._prepare()
+                    return
+                await self._milestone()
+                await self._experiment(self._plan())
+            self._failures = 0
+        except (AgentError, DiskFullError, ExecutorError) as error:
+            self._failures += 1
+            reason = self._disk_full() or error.message
+            shutil.rmtree(self.run.places.scratch, ignore_errors=True)
+            await self._pause(reason, self._failures)
         except StopAsyncIteration:
             return
         stuck = limits.rejected_in_a_row(self.view) - STUCK
@@ -160,7 +174,7 @@ class Engine:
     def _open_void(self) -> Experiment | None:
         """Open the experiment that was just decided void once more, with the same candidate."""
         void = self.view.to_repeat
-        if void is None:
+        if void is None or not self.run.store.has(void.commit):
             return None
         plan = Plan(void.parent, void.kind, void.hypothesis)
         record = self.run.open(plan, void.agent, ticket=void.ticket, repeats=void.number)
@@ -201,6 +215,8 @@ class Engine:
         if proposal.exhausted:
             self.run.append("exhausted")
             raise StopAsyncIteration
+        failpoint("agent.ended")
+        self.run.require_room()  # else the agent may have written half a file
         captured = self.workspace.capture(record.parent, folder)
         shutil.rmtree(folder, ignore_errors=True)
         self.run.append(
@@ -381,9 +397,8 @@ class Engine:
         if self.contract.run.setup is not None and self.view.setup is None:
             self.run.append("setup_started")
             self.run.append("setup_done", **await self.bench.setup())
-        if self.view.decided:
-            return
-        if self.view.unfinished is None:
+        unfinished = self.view.unfinished
+        if unfinished is None or not unfinished.commit:
             base = self.view.base
             record = self.run.open(Plan(base, Kind.BASELINE), "engine")
             self.run.append("proposed", 0, description="baseline")
@@ -462,6 +477,7 @@ class Engine:
         if isinstance(step, CheckGuards):
             least = self.view.experiments[0].guard_counts
             report = await self.bench.guard(record.commit, number, max(0, k - 1), least)
+            failpoint("guards.ran")
             if number == 0 and not report.passed:
                 raise UserError(
                     f"the baseline fails its guard: {report.reason}",
@@ -475,7 +491,17 @@ class Engine:
         role, commit = self._role(step, record)
         seed = self._next_seed(record)
         self.run.record_attempt(number, k, role, seed, commit)
-        sample = self._unless_void(await self.bench.measure(commit, number, k, seed))
+        try:
+            sample = self._unless_void(await self.bench.measure(commit, number, k, seed))
+        except ExecutorError as error:
+            shutil.rmtree(self.run.places.scratch, ignore_errors=True)
+            self.run.require_room()
+            void = Sample(commit, seed, Outcome.VOID, reason=error.message)
+            self.run.record_sample(number, k, role, void, 0)
+            raise
+        if sample.outcome is Outcome.CRASH:
+            self.run.require_room()  # a crash on a full disk says nothing about the candidate
+        failpoint("sample.taken")
         self.run.record_sample(number, k, role, sample, self.contract.run.gpus)
 
     def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
@@ -503,34 +529,46 @@ class Engine:
 
     # People, pauses and the clock
 
-    def _active_s(self) -> float:
-        return self.view.active_s + seconds_between(self.view.engine_started, self.view.last_at)
+    def _disk_full(self) -> str:
+        """What to say where a failure is the full disk's; empty where there is room."""
+        try:
+            self.run.reserve.require()
+        except DiskFullError as full:
+            return full.message
+        return ""
 
     async def _pause(self, reason: str, failures: int) -> None:
         """Wait, longer each time, visibly; a request to stop ends the wait."""
         wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 20))
-        self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)
+        # Somebody may have taken even the reserve: then we wait without a word in the journal.
+        with contextlib.suppress(DiskFullError):
+            self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._stopping.wait()
-        self.run.append("resumed")
 
     async def _watch_inbox(self) -> None:
         """Journal what other commands ask for; the file goes only after its event is durable."""
         inbox = self.run.places.run / "inbox"
         while True:
-            for path in sorted(inbox.glob("*.json")):
-                try:
-                    request = json.loads(path.read_bytes())
-                    kind = request["kind"]
-                except (ValueError, KeyError, TypeError):
-                    kind = ""
-                if kind == "stop":
-                    self.request_stop("inbox")
-                elif kind == "ticket" and request.get("ticket") not in self.view.tickets:
-                    self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
-                path.unlink(missing_ok=True)
+            with contextlib.suppress(DiskFullError):  # the file stays, and is read again
+                for path in sorted(inbox.glob("*.json")):
+                    self._take_request(path)
+                    path.unlink(missing_ok=True)
+                    failpoint("inbox.removed")
             await asyncio.sleep(INBOX_S)
+
+    def _take_request(self, path: Path) -> None:
+        try:
+            request = json.loads(path.read_bytes())
+            kind, ticket = request["kind"], request.get("ticket")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return
+        if kind == "stop":
+            self.request_stop("inbox")
+        # A kill after its event and before its file was removed: it is known already.
+        elif kind == "ticket" and not self.view.knows(ticket):
+            self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
 
 
 def _mean(record: Experiment) -> float | None:

@@ -7,6 +7,8 @@ AutoresearchError
 ├── ExecutorError    the infrastructure failed: the attempt is void and run again
 ├── EvaluationError  the ruler itself broke: the run stops
 └── StoreError       journal or private git store cannot be trusted
+    ├── DamagedError    journal or store is not what was written: rebuild it from the other
+    └── DiskFullError   no room to write: pause until there is some
 """
 
 
@@ -44,3 +46,14 @@ class EvaluationError(AutoresearchError):
 
 class StoreError(AutoresearchError):
     """Journal or git store is damaged or was changed by someone else."""
+
+
+class DamagedError(StoreError):
+    """A file of the run is not what was written."""
+
+
+class DiskFullError(StoreError):
+    """The run's disk has no room left; nothing is damaged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, fix="make room; autoresearch run continues where it was")

@@ -10,20 +10,35 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import StoreError, UserError
+from .errors import DiskFullError, StoreError, UserError
+from .failpoint import failpoint
 
 IDENTITY = "autoresearch <autoresearch@localhost>"
 REGULAR, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 CACHED_BLOB_BYTES = 1 << 20
 CACHE_BYTES = 64 << 20
 SHALLOW = "shallow"
+LEFTOVERS = (
+    "*.lock", "refs/**/*.lock", "fast_import_crash_*",
+    "objects/*/tmp_obj_*", "objects/pack/tmp_*", "objects/pack/.tmp-*",
+)  # fmt: skip
+STORE_CONFIG = {
+    "core.fsync": "all",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "core.hooksPath": os.devnull,
+    "core.logAllRefUpdates": "false",
+}
+NO_ROOM = (b"No space left on device", b"Disk quota exceeded")
 
 
 Edits = Mapping[str, tuple[str, bytes] | None]
@@ -61,12 +76,15 @@ def git(
     """Run one git command.
 
     Raises:
+        DiskFullError: git found no room and ``check`` is true.
         StoreError: git failed and ``check`` is true.
     """
     done = subprocess.run(
         ["git", *argv], cwd=cwd, env=dict(env), input=stdin, capture_output=True, check=False
     )
     if check and done.returncode != 0:
+        if any(words in done.stderr for words in NO_ROOM):
+            raise DiskFullError(f"disk full: git has no room in {env.get('GIT_DIR', cwd)}")
         said = done.stderr.decode(errors="replace").strip()
         raise StoreError(f"git {' '.join(argv[:3])} failed: {said or done.returncode}")
     return done
@@ -82,7 +100,8 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._env = environment(path)
+        # Not in the store's own file, which could get lost: without them git does not sync.
+        self._env = environment(path) | _configured(STORE_CONFIG)
         self._reader: subprocess.Popen[bytes] | None = None
         self._blobs: dict[str, bytes] = {}
         self._cached = 0
@@ -90,24 +109,61 @@ class Store:
 
     @classmethod
     def create(cls, path: Path) -> Store:
-        """Make the store, or open it where it exists."""
-        store = cls(path)
-        if not (path / "HEAD").is_file():
-            git("init", "--quiet", "--bare", str(path), cwd=path.parent, env=environment())
-            for key, value in {
-                "core.fsync": "all",
-                "gc.auto": "0",
-                "maintenance.auto": "false",
-                "core.hooksPath": os.devnull,
-                "core.logAllRefUpdates": "false",
-            }.items():
-                store._git("config", key, value)
-        return store
+        """Make the store anew; what a killed attempt left there is removed."""
+        shutil.rmtree(path, ignore_errors=True)
+        git("init", "--quiet", "--bare", str(path), cwd=path.parent, env=environment())
+        failpoint("store.created")
+        return cls(path)
 
-    def clear_locks(self) -> None:
-        """Remove lock files of killed git processes; only the holder of the run's lock may."""
-        for lock in [*self.path.glob("*.lock"), *self.path.glob("refs/**/*.lock")]:
-            lock.unlink()
+    def clear_leftovers(self) -> None:
+        """Remove what killed git processes left; only the holder of the run's lock may."""
+        for pattern in LEFTOVERS:
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
+
+    def problem(self, ref: str) -> str:
+        """What is damaged: the log ``ref`` or any object; empty where all is well."""
+        if self.resolve(ref) is None:
+            return f"{self.path} lost {ref}"
+        argv = ("fsck", "--no-progress", "--no-dangling")
+        done = git(*argv, cwd=self.path, env=self._env, check=False)
+        if done.returncode == 0:
+            return ""
+        said = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines()
+        return f"{self.path}: {said[0] if said else 'git fsck failed'}"
+
+    def complete(self, commit: str) -> bool:
+        """Whether a commit and all of its files can be read."""
+        argv = ("rev-list", "--objects", "--no-walk", "--quiet", commit)
+        return git(*argv, cwd=self.path, env=self._env, check=False).returncode == 0
+
+    def has(self, oid: str) -> bool:
+        """Whether an object is there."""
+        try:
+            self.read(oid)
+        except StoreError:
+            return False
+        return True
+
+    def forget(self, oid: str) -> None:
+        """Remove a loose object, such as a commit whose files are lost."""
+        (self.path / "objects" / oid[:2] / oid[2:]).unlink(missing_ok=True)
+
+    def salvage(self, other: Path) -> None:
+        """Take over every object of another store that still is what its name says."""
+        for file in other.glob("objects/[0-9a-f][0-9a-f]/*"):
+            name = f"{file.parent.name}{file.name}"
+            try:
+                data = zlib.decompress(file.read_bytes())
+            except (OSError, zlib.error):
+                continue
+            if hashlib.sha1(data, usedforsecurity=False).hexdigest() == name:
+                target = self.path / "objects" / file.parent.name / file.name
+                target.parent.mkdir(exist_ok=True)
+                target.write_bytes(zlib.compress(data))
+        for pack in other.glob("objects/pack/*.pack"):
+            argv = ("unpack-objects", "-q", "-r")
+            git(*argv, cwd=self.path, env=self._env, stdin=pack.read_bytes(), check=False)
 
     def close(self) -> None:
         """End the reading process."""
@@ -187,10 +243,24 @@ class Store:
 
     def resolve(self, ref: str) -> str | None:
         """The commit that a ref names, or None."""
+        if not self.path.is_dir():
+            return None
         done = git(
             "rev-parse", "--verify", "--quiet", ref, cwd=self.path, env=self._env, check=False
         )
         return done.stdout.decode().strip() or None
+
+    def length(self, ref: str) -> int | None:
+        """How many commits lie along the first parents of ``ref``; None where it is unreadable."""
+        if self.resolve(ref) is None:
+            return None
+        argv = ("rev-list", "--count", "--first-parent", ref)
+        done = git(*argv, cwd=self.path, env=self._env, check=False)
+        return int(done.stdout) if done.returncode == 0 else None
+
+    def message(self, commit: str) -> str:
+        """What a commit says."""
+        return self._git("log", "-1", "--format=%B", commit).decode(errors="replace").strip()
 
     def history(self, ref: str) -> list[tuple[str, str]]:
         """Commits and messages along the first parents of ``ref``, newest first."""
@@ -238,6 +308,7 @@ class Store:
     ) -> str:
         """Commit ``changes`` (path to mode and bytes, None deletes) on top of ``parent``."""
         commit = self._import(ref, message, [parent], changes)
+        failpoint("store.sealed")
         self._trees[commit] = dict(self.tree(parent))
         for path, change in changes.items():
             if change is None:
@@ -248,11 +319,15 @@ class Store:
 
     def begin_log(self, ref: str, message: str) -> str:
         """Start a log of commits with an entry that has no parent and no files."""
-        return self._import(ref, message, [], {})
+        commit = self._import(ref, message, [], {})
+        failpoint("log.begun")
+        return commit
 
     def append(self, ref: str, last: str, other: str, message: str) -> str:
         """Add an entry to a log of commits: first parent the last entry, second ``other``."""
-        return self._import(ref, message, [last, other], {})
+        commit = self._import(ref, message, [last, other], {})
+        failpoint("log.appended")
+        return commit
 
     def _import(
         self,
@@ -295,6 +370,16 @@ class Store:
         )
         (self.path / SHALLOW).write_text(f"{commit}\n")
         self._git("unpack-objects", "-q", stdin=pack.stdout)
+        failpoint("store.adopted")
+
+    def adopt_since(self, repository: Path, commit: str, base: str) -> None:
+        """Copy a commit of the person's repository with what lies between it and ``base``."""
+        wanted = f"{commit}\n^{base}\n".encode()
+        argv = ("pack-objects", "--quiet", "--revs", "--stdout")
+        env = _trusting(environment())
+        pack = git(*argv, cwd=repository, env=env, stdin=wanted, check=False)
+        if pack.returncode == 0:
+            self._git("unpack-objects", "-q", stdin=pack.stdout)
 
     def deliver(self, repository: Path, commit: str, branch: str, before: str | None) -> None:
         """Advance ``branch`` of the person's repository to ``commit``, hooks off, nothing else.
@@ -316,14 +401,29 @@ class Store:
         wanted = "\n".join([commit, *(f"^{each}" for each in base)]) + "\n"
         pack = self._git("pack-objects", "--quiet", "--revs", "--stdout", stdin=wanted.encode())
         git("unpack-objects", "-q", cwd=repository, env=env, stdin=pack)
+        failpoint("branch.packed")
         argv = ("-c", f"core.hooksPath={os.devnull}", "update-ref", "--create-reflog")
         git(*argv, f"refs/heads/{branch}", commit, before or "0" * 40, cwd=repository, env=env)
+        failpoint("branch.moved")
+
+
+def clear_branch_lock(repository: Path, branch: str) -> None:
+    """Remove the lock that our own killed delivery left on our branch of a person's repository."""
+    argv = ("rev-parse", "--git-path", f"refs/heads/{branch}.lock")
+    found = git(*argv, cwd=repository, env=_trusting(environment())).stdout
+    (repository / os.fsdecode(found.rstrip(b"\n"))).unlink(missing_ok=True)
+
+
+def _configured(values: Mapping[str, str]) -> dict[str, str]:
+    env = {"GIT_CONFIG_COUNT": str(len(values))}
+    for i, (key, value) in enumerate(values.items()):
+        env |= {f"GIT_CONFIG_KEY_{i}": key, f"GIT_CONFIG_VALUE_{i}": value}
+    return env
 
 
 def _trusting(env: dict[str, str]) -> dict[str, str]:
     # The repository is the person's own; git's ownership check would stop root in a container.
-    return env | {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
-                  "GIT_CONFIG_VALUE_0": "*"}  # fmt: skip
+    return env | _configured({"safe.directory": "*"})
 
 
 def _checked_out(repository: Path) -> set[str]:

@@ -6,6 +6,7 @@ again. Knows nothing about agents or measuring.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -14,17 +15,19 @@ import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from . import config, git, sandbox
+from . import config, git, repair, sandbox
 from .bench import Places
-from .errors import RunLockedError, StoreError, UserError
+from .disk import Reserve
+from .errors import DiskFullError, RunLockedError, StoreError, UserError
+from .failpoint import failpoint
 from .git import Store
-from .journal import Event, Journal, tsv
+from .journal import Clock, Event, Journal, log, tsv
 from .journal.view import Experiment, Role, RunView, sample_body
-from .text import cell, clean
+from .text import clean
 from .types import Contract, Decision, Json, Plan, Sample, Status
 
 FOLDER = ".autoresearch"
@@ -35,7 +38,7 @@ Listener: TypeAlias = Callable[[Event, RunView], None]
 class Run:
     """A run held for writing; at most one process at a time holds it."""
 
-    def __init__(self, places: Places, tag: str) -> None:
+    def __init__(self, places: Places, tag: str, clock: Clock | None = None) -> None:
         self.places = places
         self.tag = tag
         self.listeners: list[Listener] = []
@@ -43,29 +46,76 @@ class Run:
         places.run.mkdir(parents=True, exist_ok=True)
         (places.run / "inbox").mkdir(exist_ok=True)
         self._lock = _lock(places.run / "engine.lock", tag)
-        self.journal = Journal(places.run / "journal.db")
-        self.journal.check()
-        self.view = RunView(self.journal.events())
-        self.store = Store.create(places.run / "store.git")
-        self.store.clear_locks()
-        for each in (places, places.apart()):
-            sandbox.sweep(each.scratch.parent)
-            shutil.rmtree(each.work or each.scratch, ignore_errors=True)
+        failpoint("run.locked")
+        self.reserve = Reserve(places.run / "reserve")
+        self.store = Store(places.run / "store.git")
+        self._log_head = ""
+        self._logged = 0
+        self._behind = False
+        try:
+            self._drop_old_stops()
+            for each in (places, places.apart()):
+                sandbox.sweep(each.scratch.parent)
+                shutil.rmtree(each.work or each.scratch, ignore_errors=True)
+            self.store.clear_leftovers()
+            self._mend_journal()
+            self.journal = Journal(places.run / "journal.db", clock=clock)
+            self.view = RunView(self.journal.events())
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _drop_old_stops(self) -> None:
+        """Forget requests to stop that were meant for an engine that is gone."""
+        for path in (self.places.run / "inbox").glob("*.json"):
+            with contextlib.suppress(ValueError, TypeError, KeyError):
+                if json.loads(path.read_bytes())["kind"] == "stop":
+                    path.unlink()
+
+    def _mend_journal(self) -> None:
+        """Rebuild the journal where it is damaged, or ends before the log of decisions.
+
+        Raises:
+            StoreError: it is damaged, and so is the log.
+        """
+        path = self.places.run / "journal.db"
+        logged = (self.store.length(self._log_ref) or 1) - 1
+        problem = repair.problem(path)
+        if not problem:
+            journal = Journal(path, read_only=True)
+            decided = sum(event.kind == "decided" for event in journal.events())
+            journal.close()
+            if decided < logged:
+                problem = f"{path} holds {decided} decisions, the log {logged}: it was truncated"
+            elif decided or not _has_rows(self.places.run):
+                return
+            else:
+                problem = f"{path} is empty, results.tsv is not"
+        elif not (path.exists() or logged or _has_rows(self.places.run)):
+            return  # a new run
+        said = repair.rebuild_journal(path, self.store, self._log_ref, problem)
+        self.warnings.append(said)
 
     # Beginning
 
     def begin(self, contract: Contract, base: str, edits: git.Edits) -> None:
         """Start a new run from a commit of the person's repository, with edits on top of it."""
-        self.store.adopt(self.places.repository, base)
+        if (self.places.run / "experiments").exists():
+            self.warnings.append("the journal was lost before anything was decided: begun anew")
+        # Of an attempt that was killed, perhaps on another commit.
+        shutil.rmtree(self.places.run / "setup", ignore_errors=True)
+        head = base
+        self.store = Store.create(self.store.path)
+        self.store.adopt(self.places.repository, head)
         if edits:
             base = self.store.seal(base, edits, "Uncommitted changes", self.candidate_ref)
-        begun = f"run {self.tag}\n\n{json.dumps(config.snapshot(contract))}\n"
-        self.view.log_head = self.store.begin_log(self._log_ref, begun)
+        self._log_head = self.store.begin_log(self._log_ref, f"run {self.tag}\n")
         self.append(
             "run_started",
             tag=self.tag,
             contract=config.snapshot(contract),
             base=base,
+            head=head,
             seed=secrets.randbits(32),
             branch=_free_branch(self.places.repository, f"autoresearch/{self.tag}"),
         )
@@ -83,35 +133,61 @@ class Run:
                 " its measurements would not compare",
                 fix="change it back, or start a new run with: autoresearch run --new",
             )
+        git.clear_branch_lock(self.places.repository, self.view.branch)
+        if problem := self.store.problem(self._log_ref):
+            self._mend_store(problem)
+        for warning in self.warnings:
+            self.append("warning", message=warning)
         snapshot = config.snapshot(contract)
         if snapshot != self.view.contract:
             self.append("contract_changed", contract=snapshot)
-        self._catch_up()
+        self._behind = True
+        with contextlib.suppress(DiskFullError):  # the engine waits for room
+            self._catch_up()
+
+    def _mend_store(self, problem: str) -> None:
+        """Rebuild the store; the experiment in flight begins again where its code is lost."""
+        repository = self.places.repository
+        said = repair.rebuild_store(self.store, self._log_ref, self.view, repository, problem)
+        self.warnings.append(said)
+        unfinished = self.view.unfinished
+        if unfinished and unfinished.commit and not self.store.has(unfinished.commit):
+            plan = Plan(unfinished.parent, unfinished.kind, unfinished.hypothesis)
+            ticket, repeats = unfinished.ticket, unfinished.repeats
+            self._open(unfinished.number, plan, unfinished.agent, ticket, repeats)
 
     def _catch_up(self) -> None:
-        """Make the log of decisions and the branch follow from the journal again."""
-        ref = self._log_ref
-        head = self.store.resolve(ref)
+        """Make the log of decisions, results.tsv and the branch follow from the journal again."""
+        head = self.store.resolve(self._log_ref)
         if head is None:
-            raise StoreError(f"{self.store.path} lost {ref}", fix="restore it from a copy")
-        logged = len(self.store.history(ref)) - 1
-        if logged > len(self.view.decided):
-            raise StoreError(
-                f"{self.store.path} holds {logged} decisions, the journal only"
-                f" {len(self.view.decided)}: the journal was truncated",
-                fix="restore journal.db from a copy; nothing was changed",
-            )
-        self.view.log_head = head
-        for experiment in self.view.decided[logged:]:
-            self._log_decision(experiment)
+            raise StoreError(f"{self.store.path} lost {self._log_ref}", fix=repair.START_ANEW)
+        self._log_head = head
+        self._logged = log.last_seq(self.store.message(head))
+        self._log_decisions()
         tsv.rebuild(self.places.run / "results.tsv", self.view, self._metric)
         self._deliver()
+        self._behind = False
+
+    def require_room(self) -> None:
+        """See that the disk has room for work, and that nothing waits to be written since it had.
+
+        Raises:
+            DiskFullError: it has none.
+        """
+        self.reserve.require()
+        if self._behind:
+            self._catch_up()
 
     # Writing
 
     def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Journal an event, then let the view and the listeners follow."""
-        event = self.journal.append(kind, experiment, **body)
+        try:
+            event = self.journal.append(kind, experiment, **body)
+        except DiskFullError:
+            # What was measured must not be lost: the reserve is for this.
+            self.reserve.release()
+            event = self.journal.append(kind, experiment, **body)
         self.view.apply(event)
         for listener in self.listeners:
             listener(event, self.view)
@@ -123,7 +199,11 @@ class Run:
         """Open the next experiment, or the one that was in flight when the engine ended."""
         if (unfinished := self.view.unfinished) and unfinished.commit:
             return unfinished
-        number = self.view.next_number
+        return self._open(self.view.next_number, plan, agent, ticket, repeats)
+
+    def _open(
+        self, number: int, plan: Plan, agent: str, ticket: str, repeats: int | None
+    ) -> Experiment:
         self.append(
             "opened",
             number,
@@ -151,8 +231,9 @@ class Run:
             "status": decision.status.value,
             "reason": clean(decision.reason, REASON_LENGTH),
         }
+        self._behind = True
         self.append("decided", experiment.number, decision=body)
-        self._log_decision(experiment)
+        self._log_decisions()
         path = self.places.run / "results.tsv"
         if experiment.number == 0:
             tsv.rebuild(path, self.view, self._metric)
@@ -160,6 +241,7 @@ class Run:
             tsv.append(path, experiment)
         if decision.status is Status.KEEP:
             self._deliver()
+        self._behind = False
         return experiment
 
     def offer(self, commit: str) -> str:
@@ -174,6 +256,7 @@ class Run:
 
     def release(self) -> None:
         """Let go of the run."""
+        self.reserve.release()
         self.store.close()
         self.journal.close()
         os.close(self._lock)
@@ -192,22 +275,19 @@ class Run:
     def _metric(self) -> str:
         return str(self.view.contract["metric"]["name"])
 
-    def _log_decision(self, experiment: Experiment) -> None:
-        decision = experiment.decision
-        assert decision is not None
-        entry = {
-            "experiment": experiment.number,
-            "commit": experiment.commit,
-            "status": decision.status.value,
-            "value": decision.value,
-            "reason": decision.reason,
-            "description": cell(experiment.description),
-        }
-        title = f"#{experiment.number} {decision.status.value}"
-        message = f"{title}\n\n{json.dumps(entry)}\n"
-        other = experiment.commit or experiment.parent or self.view.base
-        assert self.view.log_head is not None
-        self.view.log_head = self.store.append(self._log_ref, self.view.log_head, other, message)
+    def _log_decisions(self) -> None:
+        """Write what the journal holds beyond the log's last entry into the log."""
+        events: list[Event] = []
+        for event in self.journal.events(after=self._logged):
+            events.append(event)
+            if event.kind == "decided":
+                experiment = self.view.experiments[event.experiment or 0]
+                named = (experiment.commit, experiment.parent, self.view.base)
+                other = next(each for each in named if each and self.store.has(each))
+                message = log.message(experiment, events)
+                self._log_head = self.store.append(self._log_ref, self._log_head, other, message)
+                self._logged = event.seq
+                events = []
 
     def _deliver(self) -> None:
         """Advance the person's branch to the incumbent; where we may not, use the next free one."""
@@ -269,14 +349,33 @@ def held_by_engine(run: Path) -> bool:
     return False
 
 
+def begun(run: Path) -> bool:
+    """Whether there is a run in a directory, whole or damaged."""
+    return (run / "journal.db").exists() or (run / "store.git").exists()
+
+
 def tags(root: Path) -> list[str]:
     """The runs of a task, the one that was begun last at the end."""
-    journals = list((root / FOLDER).glob("*/journal.db"))
-    found = []
-    for path in journals:
-        first = next(iter(Journal(path, read_only=True).events()), None)
-        found.append((first.at if first else "9", path.parent.name))
-    return [tag for _, tag in sorted(found)]
+    runs = [path for path in (root / FOLDER).glob("*/") if begun(path)]
+    return [path.name for path in sorted(runs, key=lambda path: (_begun_at(path), path.name))]
+
+
+def _begun_at(run: Path) -> str:
+    """When a run was begun; where its journal cannot tell, when its lock was last written."""
+    try:
+        if (run / "journal.db").exists():
+            first = next(iter(Journal(run / "journal.db", read_only=True).events()), None)
+            return first.at if first else "9"
+    except StoreError:
+        pass
+    lock = run / "engine.lock"
+    return datetime.fromtimestamp(lock.stat().st_mtime if lock.exists() else 0, UTC).isoformat()
+
+
+def _has_rows(run: Path) -> bool:
+    """Whether ``results.tsv`` tells of decisions; never read for anything else."""
+    path = run / "results.tsv"
+    return path.exists() and len(path.read_bytes().splitlines()) > 1
 
 
 def new_tag(root: Path, now: datetime) -> str:

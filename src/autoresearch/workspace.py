@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from .failpoint import failpoint
 from .git import EXECUTABLE, LINK, REGULAR, SUBMODULE, Edits, Entry, Store, blob_oid
 from .scope import Changes, Scope
 from .size import tokens_added
@@ -47,6 +48,7 @@ class Workspace:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         self.store.export(commit, target, without=self._secret)
+        failpoint("workspace.exported")
         return target
 
     def editable_files(self, commit: str) -> tuple[str, ...]:
@@ -107,6 +109,7 @@ class Workspace:
             unsafe=tuple(sorted(unsafe)),
             dropped=tuple(sorted(dropped)),
         )
+        failpoint("workspace.captured")
         return Captured(edits, changes, self._fingerprint(parent, edits))
 
     def seal(self, parent: str, captured: Captured, message: str, ref: str) -> Candidate:

@@ -23,7 +23,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..journal import Event
-from ..journal.view import Experiment, Role, RunView, seconds_between
+from ..journal.view import Experiment, Role, RunView
 from ..limits import used
 from ..run import Listener
 from ..text import clean
@@ -275,9 +275,8 @@ class Screen:
 
     def _compose_used(self) -> Text:
         view = self._view
-        active_s = view.active_s + seconds_between(view.engine_started, view.last_at)
         said = [f"{max(0, view.counts[Status.KEEP] - 1)} kept"]
-        for name, value in used(view, active_s).items():
+        for name, value in used(view, view.active_s).items():
             most = getattr(self._contract.limits, name)
             if most is not None:
                 said.append(f"{name.replace('_', ' ')} {amount(name, value)} of {most:g}")

@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from .. import config, git, sandbox
+from .. import config, disk, git, sandbox
 from ..bench import Places
 from ..engine import End, Engine
 from ..errors import UserError
-from ..run import FOLDER, Run, new_tag
+from ..run import FOLDER, Run, begun, new_tag
 from ..scope import Scope
 from ..types import AgentChoice, Contract, Level
 from . import task
@@ -173,18 +173,19 @@ def hold(contract: Contract, begin: Begin) -> Iterator[Run]:
     base = git.head(repository)
     places = Places(root / FOLDER / tag, repository, root)
     edits: git.Edits = {}
-    if not (places.run / "journal.db").exists() and begin.uncommitted != "leave":
+    if not begun(places.run) and begin.uncommitted != "leave":
         edits = _uncommitted(contract, places, seal=begin.uncommitted == "seal")
     git.exclude(repository, f"{FOLDER}/")
-    held = Run(places, tag)
-    try:
-        if held.view.base:
-            held.resume(contract)
-        else:
-            held.begin(contract, base, edits)
-        yield held
-    finally:
-        held.release()
+    with disk.named(places.run):
+        held = Run(places, tag)
+        try:
+            if held.view.base:
+                held.resume(contract)
+            else:
+                held.begin(contract, base, edits)
+            yield held
+        finally:
+            held.release()
 
 
 def _uncommitted(contract: Contract, places: Places, *, seal: bool) -> git.Edits:

@@ -21,7 +21,7 @@ from ..bench import read_text
 from ..errors import UserError
 from ..git import Store
 from ..journal.verification import Verification
-from ..journal.view import Experiment, Role, RunView, seconds_between
+from ..journal.view import Experiment, Role, RunView
 from ..run import FOLDER, held_by_engine
 from ..text import block, clean, excerpt
 from ..types import Contention, Contract, Json, Outcome, Status
@@ -121,10 +121,9 @@ def verification_json(view: RunView, record: Verification) -> dict[str, Json]:
 
 def limits_json(contract: Contract, view: RunView) -> dict[str, Json]:
     """What is used of each limit, and how much there is."""
-    running_s = 0.0 if view.ended else seconds_between(view.engine_started, view.last_at)
     return {
         name: {"used": amount, "max": getattr(contract.limits, name)}
-        for name, amount in limits.used(view, view.active_s + running_s).items()
+        for name, amount in limits.used(view, view.active_s).items()
     }
 
 

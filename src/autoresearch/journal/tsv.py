@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..failpoint import failpoint
 from ..text import cell
+from . import sync_directory
 from .view import Experiment, RunView
 
 
@@ -37,7 +39,8 @@ def rebuild(path: Path, view: RunView, metric: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
+    failpoint("results.rebuilt")
 
 
 def append(path: Path, experiment: Experiment) -> None:
@@ -46,11 +49,4 @@ def append(path: Path, experiment: Experiment) -> None:
         file.write(row(experiment))
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    failpoint("results.appended")

@@ -101,6 +101,7 @@ class RunView:
         self.tag = ""
         self.contract: dict[str, Any] = {}
         self.base = ""
+        self.head = ""
         self.seed = 0
         self.level = Level.NONE
         self.started = ""
@@ -120,7 +121,6 @@ class RunView:
         self.kept: list[Experiment] = []
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
         self.fingerprints: dict[str, int] = {}
-        self.log_head: str | None = None
         self.active_s = 0.0
         self.engine_started = ""
         self.tokens = 0
@@ -136,6 +136,7 @@ class RunView:
         self.verifications: list[Verification] = []
         self.survival: dict[int, str] = {}
         self.offers: dict[str, str] = {}
+        self.clock_s = 0.0
         for event in events:
             self.apply(event)
 
@@ -149,6 +150,11 @@ class RunView:
     def built_on_open(self) -> bool:
         """Whether the incumbent is, or descends from, what somebody brought in by ``try``."""
         return any(each.open for each in self.kept)
+
+    def knows(self, ticket: str) -> bool:
+        """Whether a ticket is queued, in flight or decided."""
+        known = (each.ticket for each in self.experiments.values())
+        return ticket in self.tickets or ticket in known
 
     @property
     def next_number(self) -> int:
@@ -192,6 +198,9 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
+        if self.engine_started and self.ended is None and event.kind not in VERIFYING:
+            # By the writer's own clock, which begins anew with each engine.
+            self.active_s += max(0.0, event.clock_s - self.clock_s)
         handler = getattr(self, f"_on_{event.kind}", None)
         if handler is not None:
             handler(event, event.body)
@@ -199,6 +208,7 @@ class RunView:
         if event.kind not in VERIFYING:
             # They may come long after the engine's last sign of life, which this is.
             self.last_at = event.at
+            self.clock_s = event.clock_s
 
     def _experiment(self, event: Event) -> Experiment:
         assert event.experiment is not None
@@ -208,13 +218,12 @@ class RunView:
         self.tag = body["tag"]
         self.contract = body["contract"]
         self.base = body["base"]
+        self.head = body.get("head") or self.base
         self.seed = body["seed"]
         self.branch = body["branch"]
         self.started = event.at
 
     def _on_engine_started(self, event: Event, body: dict[str, Any]) -> None:
-        if self.engine_started and self.ended is None:
-            self.active_s += seconds_between(self.engine_started, self.last_at)
         if self.verifying is not None:
             self.verifying.in_flight = None
         self.level = Level(body["level"])
@@ -231,7 +240,7 @@ class RunView:
     def _on_run_ended(self, event: Event, body: dict[str, Any]) -> None:
         self.ended = event.at
         self.end_reason = body["reason"]
-        self.active_s += seconds_between(self.engine_started, event.at)
+        self.paused = None
 
     def _on_paused(self, event: Event, body: dict[str, Any]) -> None:
         self.paused = body["reason"]

@@ -1,0 +1,102 @@
+"""Fills a small file system under a run: started by ``test_full_disk.py`` where it may be mounted.
+
+python -m tests.faults.full_disk FOLDER bytes|inodes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import Toy, until
+from tests.faults.story import story
+from tests.invariants import Acknowledged, check_invariants, processes
+
+SIZE = {"bytes": "size=32m", "inodes": "size=256m,nr_inodes=4000"}
+
+
+def fill(folder: Path, what: str) -> list[Path]:
+    """Take all bytes, or all names, that a file system has left."""
+    taken = [folder / "filler"]
+    folder.mkdir(exist_ok=True)
+    try:
+        if what == "bytes":
+            with taken[0].open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        while True:
+            taken.append(folder / f"filler-{len(taken)}")
+            taken[-1].touch()
+    except OSError:
+        return taken
+
+
+def paused(task: Toy) -> bool:
+    reason = task.view().paused
+    return reason is not None and reason.startswith("disk full")
+
+
+def main(root: Path, what: str) -> None:
+    """Run the check; nothing it started is left."""
+    task = story(root / "task", pause_s=0.05)
+    try:
+        check(task, what)
+    finally:
+        for pid in processes(task):
+            os.kill(pid, signal.SIGKILL)
+    print("held")
+
+
+def check(task: Toy, what: str) -> None:
+    home = task.root / ".autoresearch"
+    home.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", SIZE[what], "none", str(home)], check=True)
+    seen = Acknowledged()
+    engine = task.start("run", "--tag", "t")
+    until(task.saw(lambda view: view.decided), 120)
+    for _ in range(3):
+        before = len(task.view().decided)
+        until(lambda before=before: len(task.view().decided) > before, 120)
+        seen.read(task)
+        taken = fill(home / "other", what)
+        until(lambda: paused(task), 60)
+        assert engine.poll() is None
+        said = json.loads(task.call("status", "--json").stdout)
+        assert said["state"] == "paused" and said["reason"].startswith("disk full"), said
+        shown = task.call("status").stdout
+        assert "paused" in shown and "disk full" in shown, shown
+        # The reserve was given up: take that place, too, and see that it survives even this.
+        taken += fill(home / "other2", what)
+        for path in taken:
+            path.unlink(missing_ok=True)
+        full_at = len(task.view().decided)
+        until(lambda full_at=full_at: len(task.view().decided) > full_at, 120)
+    assert "paused: disk full" in task.said.read_text()
+    task.call("stop")
+    assert engine.wait(60) == 0
+    seen.read(task)
+    view = check_invariants(task, seen)
+    decisions = [each.decision for each in view.decided if each.decision]
+    blamed = [each for each in decisions if each.status.value not in ("keep", "discard")]
+    assert not blamed, f"a full disk was blamed on a candidate: {blamed}"
+    engine = task.start("run", "--tag", "t")
+    taken = fill(home / "other", what)
+    engine.kill()
+    engine.wait()
+    refused = task.call("run", "--tag", "t", "--max-experiments", "0", code=None)
+    assert refused.returncode in (0, 1)
+    if refused.returncode:
+        assert "disk full" in refused.stderr and "make room" in refused.stderr, refused.stderr
+    for path in taken:
+        path.unlink(missing_ok=True)
+    task.call("run", "--tag", "t", "--max-experiments", str(len(view.decided) + 1))
+    check_invariants(task, seen)
+    assert "Traceback" not in task.said.read_text()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

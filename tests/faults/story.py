@@ -1,0 +1,64 @@
+"""A task with everything in it: setup, data, an agent, a command, an evaluation and a guard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conftest import Toy
+
+AGENT = """\
+#!/bin/sh
+[ -n "$AGENT_FAILS" ] && { echo "no credit" >&2; exit 7; }
+sleep PAUSE
+awk '/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 2; next } { print }' train.py >new
+cat new >train.py; rm new
+date '+# %N' >>train.py
+grep '^LR' train.py
+"""
+TRAIN = """\
+import os, pathlib, time
+LR = 0.5
+time.sleep(PAUSE)
+pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(LR))
+print("trained")
+"""
+EVALUATE = """\
+import os, pathlib, random, time
+time.sleep(PAUSE)
+noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
+answer = float(pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").read_text())
+target = float(pathlib.Path("data/target").read_text())
+print("loss:", (answer - target) ** 2 + noise)
+"""
+PREPARE = """\
+import pathlib, time
+time.sleep(PAUSE)
+pathlib.Path("data").mkdir(exist_ok=True)
+pathlib.Path("data/target").write_text("0.1")
+"""
+CHECK = "import time; time.sleep(PAUSE); print('ok')\n"
+SCRIPTS = ("agent.sh", "train.py", "evaluate.py", "check.py", "prepare.py")
+
+
+def story(root: Path, *, pause_s: float = 0.0) -> Toy:
+    """Make the task; each of its programs takes ``pause_s``."""
+    files = {
+        "agent.sh": AGENT,
+        "train.py": TRAIN,
+        "evaluate.py": EVALUATE,
+        "prepare.py": PREPARE,
+        "check.py": CHECK,
+    }
+    sections = {
+        "task": 'editable = ["train.py"]\ndata = ["data/"]\nhidden = ["data/target"]',
+        "run": 'command = "python3 train.py"\nsetup = "python3 prepare.py"\nbudget = "5s"',
+        "metric": 'name = "loss"\nevaluate = "python3 evaluate.py"',
+        "guard": 'command = "python3 check.py"',
+        "keep": "confirm = 1",
+        "agent": (
+            'use = "command"\nenv = ["AGENT_FAILS"]\n[agent.command]\nargv = ["./agent.sh"]\n'
+            '[agent.replay]\ndir = "patches"'
+        ),
+    }
+    files = {name: text.replace("PAUSE", f"{pause_s:g}") for name, text in files.items()}
+    return Toy(root, {**files, "patches/README": "none yet\n"}, sections).create()
