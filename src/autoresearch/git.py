@@ -174,6 +174,8 @@ class Store:
             self._reader = None
 
     def _git(self, *argv: str, stdin: bytes = b"") -> bytes:
+        if not self.path.is_dir():
+            raise StoreError(f"{self.path} is missing")
         return git(*argv, cwd=self.path, env=self._env, stdin=stdin).stdout
 
     # Reading
