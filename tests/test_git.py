@@ -126,6 +126,17 @@ def test_stale_locks_of_killed_gits_are_cleared(store: Store, person: Toy) -> No
     store.seal(sealed, {"train.py": (REGULAR, b"2")}, "Second", REF)
 
 
+def test_a_killed_reader_is_started_again(store: Store, person: Toy) -> None:
+    base = git.head(person.root)
+    oid = store.tree(base)["train.py"].oid
+    other = store.tree(base)["crlf.txt"].oid
+    store.read(oid)
+    assert store._reader is not None
+    store._reader.kill()
+    store._reader.wait()
+    assert store.read(other) == b"a\r\n"
+
+
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not in a git repository"):
         git.repository_root(tmp_path)

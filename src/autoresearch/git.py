@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DiskFullError, StoreError, UserError
+from .errors import DiskFullError, ExecutorError, StoreError, UserError
 from .failpoint import failpoint
 
 IDENTITY = "autoresearch <autoresearch@localhost>"
@@ -77,6 +77,7 @@ def git(
 
     Raises:
         DiskFullError: git found no room and ``check`` is true.
+        ExecutorError: git was killed and ``check`` is true.
         StoreError: git failed and ``check`` is true.
     """
     done = subprocess.run(
@@ -85,6 +86,9 @@ def git(
     if check and done.returncode != 0:
         if any(words in done.stderr for words in NO_ROOM):
             raise DiskFullError(f"disk full: git has no room in {env.get('GIT_DIR', cwd)}")
+        if done.returncode < 0:
+            # By the kernel for memory, or by somebody: says nothing about the store.
+            raise ExecutorError(f"git {argv[0]} was killed by signal {-done.returncode}")
         said = done.stderr.decode(errors="replace").strip()
         raise StoreError(f"git {' '.join(argv[:3])} failed: {said or done.returncode}")
     return done
@@ -197,6 +201,22 @@ class Store:
         """The bytes of a blob or commit."""
         if (known := self._blobs.get(oid)) is not None:
             return known
+        head = self._ask(oid) or self._ask(oid)  # twice: somebody may have killed the reader
+        if len(head) != 3:
+            raise StoreError(f"{self.path}: object {oid} is missing")
+        assert self._reader is not None and self._reader.stdout is not None
+        data = self._reader.stdout.read(int(head[2]))
+        self._reader.stdout.read(1)
+        if len(data) <= CACHED_BLOB_BYTES:
+            if self._cached > CACHE_BYTES:
+                self._blobs.clear()
+                self._cached = 0
+            self._blobs[oid] = data
+            self._cached += len(data)
+        return data
+
+    def _ask(self, oid: str) -> list[bytes]:
+        """The reading process's first line about an object; empty where the process was dead."""
         if self._reader is None:
             self._reader = subprocess.Popen(
                 ["git", "cat-file", "--batch"],
@@ -207,20 +227,17 @@ class Store:
                 stderr=subprocess.DEVNULL,
             )
         assert self._reader.stdin is not None and self._reader.stdout is not None
-        self._reader.stdin.write(f"{oid}\n".encode())
-        self._reader.stdin.flush()
-        head = self._reader.stdout.readline().split()
-        if len(head) != 3:
-            raise StoreError(f"{self.path}: object {oid} is missing")
-        data = self._reader.stdout.read(int(head[2]))
-        self._reader.stdout.read(1)
-        if len(data) <= CACHED_BLOB_BYTES:
-            if self._cached > CACHE_BYTES:
-                self._blobs.clear()
-                self._cached = 0
-            self._blobs[oid] = data
-            self._cached += len(data)
-        return data
+        try:
+            self._reader.stdin.write(f"{oid}\n".encode())
+            self._reader.stdin.flush()
+            head = self._reader.stdout.readline().split()
+        except BrokenPipeError:
+            head = []
+        if not head:
+            self._reader.kill()
+            self._reader.wait()
+            self._reader = None
+        return head
 
     def export(
         self, commit: str, target: Path, *, without: Callable[[str], bool] = lambda _: False
