@@ -296,6 +296,8 @@ class Bench:
                 self.sandbox.level, result["node"], answer_cpu_s, contention_of(result),
             )  # fmt: skip
 
+        if stalled_s := sum(step["stalled_s"] for step in result["steps"]):
+            return ended(Outcome.VOID, f"we were stopped for {stalled_s:.0f} s meanwhile")
         match command["outcome"]:
             case "cancelled":
                 return ended(Outcome.VOID, "interrupted")

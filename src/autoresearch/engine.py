@@ -26,7 +26,7 @@ from .decide import (
     baseline_samples,
     decide,
 )
-from .errors import AgentError, DiskFullError, ExecutorError, UserError
+from .errors import AgentError, AutoresearchError, DiskFullError, ExecutorError, UserError
 from .executors.local import LocalExecutor
 from .failpoint import failpoint
 from .journal.view import Experiment, Role
@@ -117,7 +117,7 @@ class Engine:
                 await self._turn()
                 if watch.done():
                     watch.result()
-        except UserError as error:
+        except AutoresearchError as error:
             end = End(error.message.splitlines()[0])
             raise
         finally:
@@ -282,8 +282,11 @@ class Engine:
             launch=launch,
             inside=self._inside(directory, folder),
         )
-        async with asyncio.timeout(choice.timeout_s + 60):
-            return await self.agent.propose(assignment)
+        try:
+            async with asyncio.timeout(choice.timeout_s + 60):
+                return await self.agent.propose(assignment)
+        except TimeoutError as error:
+            raise AgentError(f"{choice.use} did not answer within its timeout") from error
 
     def _last_failure(self) -> str:
         """What the last experiment printed, where it crashed or ran out of time."""

@@ -90,7 +90,10 @@ def git(
             # By the kernel for memory, or by somebody: says nothing about the store.
             raise ExecutorError(f"git {argv[0]} was killed by signal {-done.returncode}")
         said = done.stderr.decode(errors="replace").strip()
-        raise StoreError(f"git {' '.join(argv[:3])} failed: {said or done.returncode}")
+        raise StoreError(
+            f"git {' '.join(argv[:3])} failed: {said or done.returncode}",
+            fix="see what git says; autoresearch run checks what is there and continues",
+        )
     return done
 
 

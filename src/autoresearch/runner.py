@@ -16,8 +16,10 @@ A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin":
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
 The result: {"nonce", "node", "account", "steps": [{"name", "outcome", "detail", "exit_code",
-             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s", "contention"}]}; steps
-after a failed one are absent; "answer_cpu_s" is the answerer's part of "cpu_s".
+             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s", "contention",
+             "stalled_s"}]}; steps after a failed one are absent; "answer_cpu_s" is the answerer's
+part of "cpu_s"; "stalled_s" is how long we were stopped (SIGSTOP, a debugger) and held no limit:
+the deadline moves by it.
 "contention" is null for a step without cores of its own or of less than 1.5 s, else what the
 step lost from its first second on, in seconds: {"core_s": time that its cores had, "waited_s": how
 long its threads were ready and not running (null where the kernel does not say), "others_s": how
@@ -56,6 +58,7 @@ TICK_S = 0.05
 FIRST_TICK_S = 0.01
 DISK_TICK_S = 1.0
 QUIET_S, LEAST_S = 1.0, 0.5
+STALL_S = 5.0
 CHUNK = 1 << 16
 PAGE = resource.getpagesize()
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
@@ -375,6 +378,7 @@ class Step:
         self.charged_before_s = account.used_s()
         self.began = time.monotonic()
         self.wall_s = 0.0
+        self.stalled_s = 0.0
         self.logs: list[Log] = []
         self.readers: dict[int, Log] = {}
         self.started: list[int] = []
@@ -424,6 +428,9 @@ class Step:
                 return "timeout", f"still running after {self.step['deadline_s']:g} s"
             waiting = [*self.readers, *([leash] if leash is not None else [])]
             ready, _, _ = select.select(waiting, [], [], min(tick, deadline - now))
+            if (waited_s := time.monotonic() - now) > STALL_S:
+                self.stalled_s += waited_s
+                deadline += waited_s
             if leash in ready:
                 raise CancelledError
             for fd in ready:
@@ -591,6 +598,7 @@ def run_step(step: Fields, job: Fields, account: Account, leash: int | None) -> 
         "usage": usage,
         "answer_cpu_s": round(running.answer_cpu_s, 4),
         "contention": running.contention,
+        "stalled_s": round(running.stalled_s, 4),
     }
 
 

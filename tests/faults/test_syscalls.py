@@ -28,6 +28,10 @@ FAILED = (("EIO", "fsync"), ("EIO", "fdatasync"), ("EIO", "pwrite64"), ("EIO", "
 JOURNAL = ("journal.db", "journal.db-journal", "journal.db-wal")
 GIT = ("store.git/refs/autoresearch/t/log.lock", "store.git/refs/autoresearch/t/log",
        "store.git/refs/autoresearch/t/candidate.lock")  # fmt: skip
+AT_PATHS = (
+    *((name, "openat") for name in (*JOURNAL[:2], *GIT)),
+    ("journal.db-journal", "unlink"), ("store.git/refs/autoresearch/t/log.lock", "rename"),
+)  # fmt: skip
 EXPERIMENTS = 2
 PAUSED_S = 30.0
 
@@ -75,12 +79,11 @@ def injections(task: Toy, *, full: bool) -> list[tuple[str, ...]]:
     """What is injected: a call, and strace's options that say where, how and how late."""
     folder = task.root / ".autoresearch" / "t"
     found: list[tuple[str, ...]] = []
-    for call, k in itertools.product(KILLED, range(1, 25) if full else (1, 3)):
+    for call, k in itertools.product(KILLED, range(1, 25) if full else (2,)):
         found.append((call, "-e", f"inject={call}:signal=KILL:when={k}"))
-    for name, call in itertools.product((*JOURNAL[:2], *GIT), ("openat", "rename", "unlink")):
-        for k in range(1, 8 if full else 2):
-            inject = f"inject={call}:signal=KILL:when={k}"
-            found.append((call, "-P", str(folder / name), "-e", inject))
+    for (name, call), k in itertools.product(AT_PATHS, range(1, 9) if full else (1,)):
+        inject = f"inject={call}:signal=KILL:when={k}"
+        found.append((call, "-P", str(folder / name), "-e", inject))
     paths = [word for name in (*JOURNAL, *GIT) for word in ("-P", str(folder / name))]
     for (error, call), k in itertools.product(FAILED, range(1, 12) if full else (2,)):
         found.append((call, *paths, "-e", f"inject={call}:error={error}:when={k}+"))

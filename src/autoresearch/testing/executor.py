@@ -48,6 +48,8 @@ class FakeExecutor:
                 "exit_code": ran.exit_code,
                 "usage": {"wall_s": ran.seconds, "cpu_s": ran.seconds, "peak_rss_bytes": 1 << 20},
                 "answer_cpu_s": 0.0,
+                "stalled_s": 0.0,
+                "contention": None,
             })  # fmt: skip
             if ran.outcome != "ok":
                 break
