@@ -123,13 +123,22 @@ def start(contract: Contract, begin: Begin) -> int:
             held.listeners.append(listener)
             end = drive(Engine(held, contract, box))
             held.listeners.remove(listener)
-        click.echo(summary(contract, held.view, held.places.run))
+        _say(summary(contract, held.view, held.places.run))
         for warning in held.warnings:
-            click.echo(f"note: {warning}")
+            _say(f"note: {warning}")
         if sys.stdout.isatty():
             # Elsewhere the last of the plain lines has said so.
-            click.echo(f"ended: {end.reason}")
+            _say(f"ended: {end.reason}")
     return 130 if end.interrupted else 3 if end.short else 0
+
+
+def _say(text: str) -> None:
+    """Print, if there is still a terminal."""
+    try:
+        click.echo(text)
+    except OSError:
+        # What is left in its buffer would fail again when the interpreter ends.
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def confine(begin: Begin) -> sandbox.Sandbox:
