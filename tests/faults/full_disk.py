@@ -12,6 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from autoresearch.bench import Places
+from autoresearch.errors import DiskFullError
+from autoresearch.run import Run
 from tests.conftest import Toy, until
 from tests.faults.story import story
 from tests.invariants import Acknowledged, check_invariants, processes
@@ -96,6 +101,24 @@ def check(task: Toy, what: str) -> None:
     task.call("run", "--tag", "t", "--max-experiments", str(len(view.decided) + 1))
     check_invariants(task, seen)
     assert "Traceback" not in task.said.read_text()
+    check_reserve(task, home, what)
+
+
+def check_reserve(task: Toy, home: Path, what: str) -> None:
+    """With nothing left at all, an event still reaches the journal."""
+    run = Run(Places(home / "t", task.root, task.root), "t")
+    try:
+        run.reserve.require()
+        taken = fill(home / "other", what)
+        event = run.append("warning", message="the disk is full" * 1000)
+        with pytest.raises(DiskFullError):
+            run.require_room()
+        for path in taken:
+            path.unlink(missing_ok=True)
+        run.reserve.require()
+        assert list(run.journal.events())[-1] == event
+    finally:
+        run.release()
 
 
 if __name__ == "__main__":

@@ -26,6 +26,10 @@ LATER = [f"{name}:2" for name in (
     "journal.opened", "journal.proposed", "journal.sealed", "journal.guarded", "journal.decided",
     "log.appended",
 )]  # fmt: skip
+DECIDED = (
+    "journal.decided:2", "log.appended:2", "results.appended", "branch.packed", "branch.moved",
+    "journal.delivered",
+)  # fmt: skip
 SOURCE = Path(autoresearch.__file__).parent
 
 
@@ -113,6 +117,10 @@ def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_p
         check_invariants(task, seen, recovered=False)
     else:
         assert len(seen.rows) == before
+    if name in DECIDED:
+        # What follows from a decision is made up for at once, not with the next one.
+        task.call("run", "--tag", "t", "--max-experiments", "0")
+        check_invariants(task, seen)
     target = len(seen.rows) + 1
     task.call("run", "--tag", "t", "--max-experiments", str(target))
     view = check_invariants(task, seen)
