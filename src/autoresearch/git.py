@@ -77,18 +77,18 @@ def git(
 
     Raises:
         DiskFullError: git found no room and ``check`` is true.
-        ExecutorError: git was killed and ``check`` is true.
+        ExecutorError: git was killed.
         StoreError: git failed and ``check`` is true.
     """
     done = subprocess.run(
         ["git", *argv], cwd=cwd, env=dict(env), input=stdin, capture_output=True, check=False
     )
+    if done.returncode < 0:
+        # By the kernel for memory, or by somebody: that is no answer to anything that was asked.
+        raise ExecutorError(f"git {argv[0]} was killed by signal {-done.returncode}")
     if check and done.returncode != 0:
         if any(words in done.stderr for words in NO_ROOM):
             raise DiskFullError(f"disk full: git has no room in {env.get('GIT_DIR', cwd)}")
-        if done.returncode < 0:
-            # By the kernel for memory, or by somebody: says nothing about the store.
-            raise ExecutorError(f"git {argv[0]} was killed by signal {-done.returncode}")
         said = done.stderr.decode(errors="replace").strip()
         raise StoreError(
             f"git {' '.join(argv[:3])} failed: {said or done.returncode}",
