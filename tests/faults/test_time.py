@@ -15,6 +15,7 @@ from autoresearch.runner import descendants
 from autoresearch.types import Outcome
 from tests.conftest import IDENTITY, until
 from tests.faults.story import story
+from tests.faults.test_kills import phase
 from tests.invariants import check_invariants
 
 
@@ -69,6 +70,7 @@ def test_a_stopped_engine_blames_nobody(children: bool, tmp_path: Path) -> None:
     task.git(*IDENTITY, "commit", "--quiet", "--all", "-m", "Shorter")
     engine = task.start("run", "--tag", "t")
     until(task.saw(lambda view: measuring(view.unfinished)), 120)
+    until(lambda: phase(engine.pid) == "command")
     pids = stop_all(engine, children=children)
     time.sleep(8)
     for pid in pids:
