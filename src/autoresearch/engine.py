@@ -134,11 +134,11 @@ class Engine:
                 self.run.require_room()
                 if self.view.paused is not None:
                     self.run.append("resumed")
-                if not self.view.decided:
+                if self.view.decided:
+                    await self._milestone()
+                    await self._experiment(self._plan())
+                else:
                     await self._prepare()
-                    return
-                await self._milestone()
-                await self._experiment(self._plan())
             self._failures = 0
         except (AgentError, DiskFullError, ExecutorError) as error:
             self._failures += 1
