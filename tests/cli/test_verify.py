@@ -13,8 +13,9 @@ import pytest
 
 from autoresearch.journal import Event
 from autoresearch.journal.view import RunView
-from tests.cli.test_run import HALVE, check_recovered, leftovers, lr, until
-from tests.conftest import IDENTITY, TRAIN, Toy, counting
+from tests.cli.test_run import HALVE, leftovers, lr
+from tests.conftest import IDENTITY, TRAIN, Toy, counting, until
+from tests.invariants import check_invariants
 
 MakeToy = Callable[..., Toy]
 
@@ -374,13 +375,13 @@ def test_an_engine_and_a_verification_exclude_each_other(toy: MakeToy) -> None:
 
 def test_time_of_a_verification_is_not_the_engines() -> None:
     view = RunView()
-    for at, kind, body in (
-        ("00:00", "engine_started", {"level": "none"}),
-        ("00:01", "resumed", {}),  # and then it was killed
-        ("09:00", "offered", {"commit": "c", "branch": "b"}),
-        ("10:00", "engine_started", {"level": "none"}),
+    for clock_s, kind, body in (
+        (0.0, "engine_started", {"level": "none"}),
+        (60.0, "resumed", {}),  # and then it was killed
+        (300.0, "offered", {"commit": "c", "branch": "b"}),
+        (1.0, "engine_started", {"level": "none"}),
     ):
-        view.apply(Event(view.seq + 1, f"2026-01-01T{at}:00Z", kind, None, dict(body)))
+        view.apply(Event(view.seq + 1, "", kind, None, dict(body), clock_s))
     assert view.active_s == 60
 
 
@@ -430,7 +431,7 @@ def test_a_killed_verification_goes_on_and_the_run_too(toy: MakeToy, after: int)
     os.kill(checking.pid, signal.SIGKILL)
     checking.wait()
     until(lambda: not leftovers(task), 10)
-    check_recovered(task)
+    check_invariants(task)
     taken = samples(task)
     assert len(taken) >= after
     task.call("verify", "--each", "--samples", "2")
@@ -440,7 +441,7 @@ def test_a_killed_verification_goes_on_and_the_run_too(toy: MakeToy, after: int)
     assert view.survival[2] == "does not survive"
     assert task.git("show", f"{view.branch}-verified:train.py").startswith(GOOD.rstrip())
     task.call("run", "--max-experiments", "4")
-    check_recovered(task)
+    check_invariants(task)
     assert "Traceback" not in task.said.read_text()
 
 
@@ -467,7 +468,7 @@ def test_a_run_checks_itself_at_milestones(toy: MakeToy) -> None:
     assert all(each.milestone and each.ended for each in view.verifications)
     assert "checked      total gain" in said and "DOES NOT" not in said
     assert sum(len(each.taken) for each in view.verifications) <= 0.6 * view.samples_taken
-    check_recovered(task)
+    check_invariants(task)
 
 
 @pytest.mark.usefixtures("eager")
@@ -494,4 +495,4 @@ def test_a_killed_milestone_goes_on(toy: MakeToy) -> None:
     first = task.view().verifications[0]
     seeds = [sample.seed for _, sample in first.taken]
     assert first.ended and seeds[: len(taken)] == [seed for _, seed in taken]
-    check_recovered(task)
+    check_invariants(task)
