@@ -381,7 +381,7 @@ def test_time_of_a_verification_is_not_the_engines() -> None:
         (300.0, "offered", {"commit": "c", "branch": "b"}),
         (1.0, "engine_started", {"level": "none"}),
     ):
-        view.apply(Event(view.seq + 1, "", kind, None, dict(body), clock_s))
+        view.apply(Event(view.seq + 1, "2026-01-01T00:00:00Z", kind, None, dict(body), clock_s))
     assert view.active_s == 60
 
 
