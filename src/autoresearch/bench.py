@@ -14,7 +14,6 @@ import math
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from .git import Store
 from .ports import Executor
 from .sandbox import Box, Mount, Sandbox, toolchain
 from .scope import Scope
+from .scratch import fresh, remove
 from .text import clean
 from .types import Contract, Guard, Json, Launched, Outcome, Sample, Usage
 
@@ -37,8 +37,10 @@ DISK_BYTES = 10 << 30
 PROCESSES = 512
 SETUP_DEADLINE_S = 3600.0
 LOCALE = ("LANG", "LC_ALL", "TZ")
-# How this machine reaches the network; only setup gets it.
+# How this machine reaches the network and where it gets packages; only setup is told.
 ROUTES = (
+    "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CERT", "UV_INDEX_URL", "UV_DEFAULT_INDEX",
+    "HF_ENDPOINT",
     "http_proxy", "https_proxy", "no_proxy", "all_proxy",
     "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
     "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
@@ -127,7 +129,6 @@ class Bench:
             self.clear()  # what a killed engine left there may be of another run of that name
         self.store = store
         self.base = base
-        self.sandbox = sandbox
         self.executor = executor
         self.sealed = sealed
         self.scope = Scope(contract.task)
@@ -141,6 +142,9 @@ class Bench:
             self._tools.append(Mount(self._nothing(runs), runs, hides=True))
         self._cores = pinned_cores(contract.run.cpus)
         self._memory_bytes = contract.run.memory_bytes or machine_memory_bytes() * 9 // 10
+        # Files in the private places are memory that no process is charged for.
+        scratch_bytes = min(sandbox.scratch_bytes, self._memory_bytes // 4)
+        self.sandbox = replace(sandbox, scratch_bytes=scratch_bytes)
         self.account = ""
 
     # The three things a run measures or runs
@@ -149,8 +153,7 @@ class Bench:
         """Run the task's own preparation once: trusted, with network, in a tree of its own."""
         places, contract = self.places, self.contract
         assert contract.run.setup is not None
-        shutil.rmtree(places.setup_tree, ignore_errors=True)
-        places.setup_tree.mkdir(parents=True)
+        fresh(places.setup_tree)
         places.setup_home.mkdir(parents=True, exist_ok=True)
         self.store.export(self.base, places.setup_tree)
         log = places.run / "setup" / "setup.log"
@@ -185,8 +188,8 @@ class Bench:
     ) -> Sample:
         """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``."""
         contract, metric = self.contract, self.contract.metric
-        folder = _fresh(folder or self.places.sample(number, k))
-        scratch = _fresh(self.places.scratch / "sample")
+        folder = fresh(folder or self.places.sample(number, k))
+        scratch = fresh(self.places.scratch / "sample")
         out = scratch / "out"
         out.mkdir()
         usage_file = scratch / "usage.json"
@@ -204,7 +207,7 @@ class Bench:
             steps.append(_step("evaluate", boxes, metric.timeout_s))
         usage_file.touch()
         result = await self._run(steps, result=folder / "result.json")
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
         return self._sample(commit, number, seed, folder, result)
 
     async def guard(
@@ -219,7 +222,7 @@ class Bench:
         """Run the guards on a commit; ``least`` are the counts that the baseline reached."""
         counts: list[float | None] = []
         for i, guard in enumerate(self.contract.guards):
-            scratch = _fresh(self.places.scratch / "guard")
+            scratch = fresh(self.places.scratch / "guard")
             out = scratch / "out"
             out.mkdir()
             log = (folder or self.places.sample(number, k)) / f"guard-{i}.log"
@@ -228,7 +231,7 @@ class Bench:
             box = self._candidate_box(guard.command, env, log, tree, out)
             step = _step(f"guard-{i}", [box], guard.timeout_s)
             entry = _entry(await self._run([step]), f"guard-{i}")
-            shutil.rmtree(scratch, ignore_errors=True)
+            remove(scratch)
             count = _count(guard, log)
             counts.append(count)
             name = " ".join(guard.command)
@@ -270,14 +273,14 @@ class Bench:
         )
         with self._points(mounts):
             entry = _entry(await self._run([_step("agent", [box], deadline_s)]), "agent")
-        shutil.rmtree(private, ignore_errors=True)
+        remove(private)
         return Launched(
             entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"])
         )
 
     def clear(self) -> None:
         """Remove the trees that processes worked in."""
-        shutil.rmtree(self.places.work or self.places.scratch, ignore_errors=True)
+        remove(self.places.work or self.places.scratch)
 
     # Reading results
 
@@ -430,7 +433,7 @@ class Bench:
         """The base commit's files, exported once per run; what is sealed only for `verify`."""
         tree = self.places.evaluation_tree(sealed=self.sealed)
         if not tree.is_dir():
-            draft = _fresh(tree.with_name("evaluation.new"))
+            draft = fresh(tree.with_name("evaluation.new"))
             self.store.export(self.base, draft, without=self._unsealed)
             draft.rename(tree)
             failpoint("evaluation.exported")
@@ -441,7 +444,7 @@ class Bench:
         if self.sandbox.remaps:
             return []
         home, temporary = folder / "home", folder / "tmp"
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         home.mkdir(parents=True)
         temporary.mkdir()
         mounts = [Mount(temporary, TMP, writable=True)]
@@ -609,13 +612,6 @@ def _link(source: Path, point: Path, hidden: set[Path]) -> list[tuple[Path, Path
 def _entry(result: dict[str, Any], name: str) -> dict[str, Any]:
     entry: dict[str, Any] = next(step for step in result["steps"] if step["name"] == name)
     return entry
-
-
-def _fresh(folder: Path) -> Path:
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _matches(source: Path, patterns: Sequence[str]) -> list[Path]:

@@ -34,6 +34,7 @@ from .ports import Agent, Executor
 from .run import REASON_LENGTH, Run
 from .sandbox import Mount, Sandbox
 from .scope import breach
+from .scratch import fresh, remove
 from .text import cell, clean
 from .types import (
     Assignment,
@@ -218,7 +219,7 @@ class Engine:
         failpoint("agent.ended")
         self.run.require_room()  # else the agent may have written half a file
         captured = self.workspace.capture(record.parent, folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         self.run.append(
             "proposed",
             record.number,
@@ -321,8 +322,7 @@ class Engine:
         choice, root = self.contract.agents[0], self.contract.root
         git.disposable_repository(folder)
         answer = self.bench.places.scratch / "answer"
-        shutil.rmtree(answer, ignore_errors=True)
-        answer.mkdir(parents=True)
+        fresh(answer)
         extra = self._desk(directory)
         argv = list(argv)
         program = root / argv[0]

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from .failpoint import failpoint
 from .git import Store
 from .journal import Clock, Event, Journal, log, tsv
 from .journal.view import Experiment, Role, RunView, sample_body
+from .scratch import remove
 from .text import clean
 from .types import Contract, Decision, Json, Plan, Sample, Status
 
@@ -56,7 +56,7 @@ class Run:
             self._drop_old_stops()
             for each in (places, places.apart()):
                 sandbox.sweep(each.scratch.parent)
-                shutil.rmtree(each.work or each.scratch, ignore_errors=True)
+                remove(each.work or each.scratch)
             self.store.clear_leftovers()
             self._mend_journal()
             self.journal = Journal(places.run / "journal.db", clock=clock)
@@ -103,7 +103,7 @@ class Run:
         if (self.places.run / "experiments").exists():
             self.warnings.append("the journal was lost before anything was decided: begun anew")
         # Of an attempt that was killed, perhaps on another commit.
-        shutil.rmtree(self.places.run / "setup", ignore_errors=True)
+        remove(self.places.run / "setup")
         head = base
         self.store = Store.create(self.store.path)
         self.store.adopt(self.places.repository, head)

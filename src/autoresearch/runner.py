@@ -36,6 +36,7 @@ nobody reaps those. "account" is "cgroup", "clock" or, without either, "sampling
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -60,6 +61,7 @@ DISK_TICK_S = 1.0
 QUIET_S, LEAST_S = 1.0, 0.5
 STALL_S = 5.0
 CHUNK = 1 << 16
+DEEPEST = 32
 PAGE = resource.getpagesize()
 CLOCK_TICK = os.sysconf("SC_CLK_TCK")
 PF_KTHREAD = 0x200000
@@ -307,21 +309,34 @@ def disk_used(paths: Iterable[str]) -> int:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         queue.append(entry.path)
-        except OSError:
-            continue
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                return sys.maxsize  # nothing honest is that deep, and what is below counts, too
     return total
 
 
 def only_data(directory: str) -> None:
-    """Remove everything from a directory of artefacts that is not a plain file of one name."""
-    for root, folders, files in os.walk(directory, topdown=False):
-        for name in [*folders, *files]:
-            path = os.path.join(root, name)
-            status = os.lstat(path)
+    """Remove everything from a directory of artefacts that is not a plain file of one name.
+
+    Folders below ``DEEPEST`` levels are set aside next to it: no reader expects them.
+    """
+    queue, aside = [(directory, 0)], 0
+    while queue:
+        folder, depth = queue.pop()
+        os.chmod(folder, 0o700)
+        with os.scandir(folder) as found:
+            entries = list(found)
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                continue
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                os.unlink(path)
+                if depth < DEEPEST:
+                    queue.append((entry.path, depth + 1))
+                    continue
+                aside += 1
+                os.chmod(entry.path, 0o700)
+                os.rename(entry.path, f"{directory}.aside-{aside}")
+            elif not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                os.unlink(entry.path)
 
 
 def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int]] = ()) -> int:
@@ -452,7 +467,10 @@ class Step:
             if now >= next_disk:
                 next_disk = now + DISK_TICK_S
                 if disk_used(self.step.get("writable", ())) > self.job["disk_bytes"]:
-                    return "disk", f"wrote more than {self.job['disk_bytes'] >> 20} MiB"
+                    return (
+                        "disk",
+                        f"wrote more than {self.job['disk_bytes'] >> 20} MiB, or too deep",
+                    )
 
     def over_limit(self) -> tuple[str, str] | None:
         """The limit that the tree breaks now as (outcome, detail), or None."""

@@ -53,7 +53,7 @@ SETTINGS = (
 )
 # Inside of those settings, and never shown where that can be helped.
 KEYS = ("/etc/ssl/private", "/etc/pki/tls/private")
-TMPFS_BYTES = 2 << 30
+SCRATCH_BYTES = 2 << 30  # of each private place in memory: /tmp, /dev/shm, the home
 # Where processes cannot be hidden, only our own process and what describes the machine is shown.
 PROC = (
     "/proc/self",
@@ -113,6 +113,7 @@ class Sandbox:
     level: Level
     reason: str = ""
     bwrap: str = "bwrap"
+    scratch_bytes: int = SCRATCH_BYTES
     home: Path = field(default_factory=Path.home)
     uid: int | None = None
 
@@ -210,7 +211,7 @@ class Sandbox:
             for device in sorted(Path("/dev").glob("nvidia*")):
                 argv += ["--dev-bind", str(device), str(device)]
         for scratch in ("/dev/shm", "/tmp", *_private_home(self.home)):
-            argv += ["--size", str(TMPFS_BYTES), "--tmpfs", scratch]
+            argv += ["--size", str(self.scratch_bytes), "--tmpfs", scratch]
         package = Path(__file__).parent
         for mount in _shown(box.mounts):
             bind = "--bind" if mount.writable else "--ro-bind"

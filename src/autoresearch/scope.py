@@ -57,11 +57,11 @@ def breach(changes: Changes) -> str | None:
     """Why a proposal must not run, in one sentence; None when it may."""
     if changes.protected_changed:
         return f"changed {_names(changes.protected_changed)}, which is protected"
-    if changes.protected_deleted:
-        return f"deleted {_names(changes.protected_deleted)}, which is protected"
     if changes.unsafe:
         path, why = changes.unsafe[0]
         return f"{path} {why}"
+    if changes.protected_deleted:
+        return f"deleted {_names(changes.protected_deleted)}, which is protected"
     if not changes.changed:
         stray = f" (only {_names(changes.dropped)}, not editable)" if changes.dropped else ""
         return f"no change{stray}"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import BinaryIO
 from .failpoint import failpoint
 from .git import EXECUTABLE, LINK, REGULAR, SUBMODULE, Edits, Entry, Store, blob_oid
 from .scope import Changes, Scope
+from .scratch import fresh
 from .size import tokens_added
 from .types import Candidate
 
@@ -45,8 +45,7 @@ class Workspace:
 
     def export(self, commit: str, target: Path) -> Path:
         """A fresh writable copy of a commit without anything hidden."""
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
+        fresh(target)
         self.store.export(commit, target, without=self._secret)
         failpoint("workspace.exported")
         return target

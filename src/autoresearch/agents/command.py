@@ -94,7 +94,7 @@ def _read_proposal(path: Path) -> dict[str, Any]:
         raise AgentError(f"the proposal file has {path.stat().st_size} bytes", fix="be brief")
     try:
         said = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AgentError(f"the proposal file is not JSON: {error}") from error
     if not isinstance(said, dict):
         raise AgentError("the proposal file is not a JSON object")

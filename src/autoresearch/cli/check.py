@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..git import REGULAR, Store
 from ..run import FOLDER
 from ..sandbox import Sandbox
 from ..scope import Scope
+from ..scratch import fresh
 from ..types import Contract, Json, Outcome, Sample
 from ..workspace import Workspace
 from . import task, words
@@ -93,8 +93,7 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     repository = git.repository_root(contract.root)
     base = git.head(repository)
     places = Places(contract.root / FOLDER / "check", repository, contract.root)
-    shutil.rmtree(places.run, ignore_errors=True)
-    places.run.mkdir(parents=True)
+    fresh(places.run)
     git.exclude(repository, f"{FOLDER}/")
     store, executor = Store.create(places.run / "store.git"), LocalExecutor()
     bench = Bench(contract, places, store, base, box, executor)

@@ -1,0 +1,25 @@
+"""No cheat pays: every attack ends as foretold, changes nothing else, and leaves the run intact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from . import on_engine, on_files, on_git, on_limits, on_score, on_secrets, on_text
+from .arena import Arena, Attack
+
+MODULES = (on_files, on_git, on_score, on_secrets, on_limits, on_engine, on_text)
+ATTACKS: tuple[Attack, ...] = tuple(attack for each in MODULES for attack in each.ATTACKS)
+
+
+def test_there_are_enough_and_each_has_its_name() -> None:
+    names = [attack.name for attack in ATTACKS]
+    assert len(names) == len(set(names)) >= 50
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_attack(attack: Attack, tmp_path: Path) -> None:
+    arena = Arena(tmp_path)
+    with arena.open(attack):
+        arena.run(attack)
