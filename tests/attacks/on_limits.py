@@ -23,13 +23,13 @@ while True:
     pass
 """,
         "timeout",
-        says="killed after 3 s",
+        says="killed after 4 s",
     ),
     train(
         "sleeps over its budget",
         """
 import time
-time.sleep(2)
+time.sleep(3)
 """,
         "timeout",
         says="used",
@@ -149,7 +149,7 @@ for i in range(8):
         h = bytearray(100 << 20)
         h[::4096] = b'x' * len(h[::4096])
         time.sleep(600)
-time.sleep(2.5)
+time.sleep(3)
 """,
         "crash",
         says="GiB",
@@ -189,9 +189,9 @@ raise SystemExit(1)
         "fills the disk",
         """
 import time
-end = time.monotonic() + 2
+end = time.monotonic() + 3
 i = 0
-while time.monotonic() < end and i < 1200:
+while time.monotonic() < end and i < 1000:
     with open(f'fill{i}', 'wb') as file:
         file.write(b'x' * (1 << 20))
     i += 1
@@ -212,7 +212,7 @@ with open('sparse', 'wb') as file:
         "uses up the inodes",
         """
 import time
-end = time.monotonic() + 2.2
+end = time.monotonic() + 3
 i = 0
 while time.monotonic() < end:
     os.close(os.open(f'i{i}', os.O_CREAT))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.types import Level
+
 from . import on_engine, on_files, on_git, on_limits, on_score, on_secrets, on_text
 from .arena import Arena, Attack
 
@@ -18,8 +20,11 @@ def test_there_are_enough_and_each_has_its_name() -> None:
     assert len(names) == len(set(names)) >= 50
 
 
+@pytest.mark.parametrize("level", [Level.NAMESPACES, Level.LANDLOCK])
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
-def test_attack(attack: Attack, tmp_path: Path) -> None:
-    arena = Arena(tmp_path)
+def test_attack(attack: Attack, level: Level, tmp_path: Path) -> None:
+    if why := attack.not_covered.get(level):
+        pytest.skip(f"not covered at {level}: {why}")
+    arena = Arena(tmp_path, level)
     with arena.open(attack):
         arena.run(attack)
