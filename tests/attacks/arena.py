@@ -261,9 +261,9 @@ class Arena:
         """Everything that belongs to the person, by content."""
         found = {}
         for top in (self.task.root, self.home, self.outside):
-            for path in sorted(top.rglob("*")):
+            for path in _below(top):
                 name = str(path.relative_to(self.folder))
-                if ".autoresearch" in path.parts or self._ours(path):
+                if self._ours(path):
                     continue
                 if path.is_symlink():
                     found[name] = f"link {path.readlink()}"
@@ -519,6 +519,14 @@ def _bounded(argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int | 
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         return 124
+
+
+def _below(top: Path) -> Iterator[Path]:
+    """Everything but the runs' own folder, which may hold towers."""
+    for folder, folders, files in os.walk(top):
+        if ".autoresearch" in folders:
+            folders.remove(".autoresearch")
+        yield from (Path(folder, name) for name in (*folders, *files))
 
 
 def _processes() -> Iterator[tuple[int, str]]:

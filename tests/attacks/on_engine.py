@@ -152,6 +152,8 @@ for pid in (1, os.getppid(), @ENGINE@):
     c.ptrace(7, pid, 0, 0)
     c.ptrace(17, pid, 0, 0)
 """,
+        "discard",
+        "timeout",
     ),
     train(
         "becomes somebody else",

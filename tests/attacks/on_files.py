@@ -43,7 +43,6 @@ sleep 0.05
     Attack(
         "edits the agent that is started next",
         ends=["rejected"],
-        says="agent.sh, which is protected",
         agent="echo 'exit 0' > agent.sh",
     ),
     Attack(
@@ -136,8 +135,20 @@ for i in range(60000): os.close(os.open(f'lib/{i}', 64))"
         "builds a tower of folders",
         fails=True,
         agent="""
-@EDIT@; python3 -c "import os
+@EDIT@
+python3 -c "import os
 for i in range(3000): os.mkdir('d'); os.chdir('d')"
+sleep 2
+""",
+    ),
+    Attack(
+        "builds a lower tower, with a file on top",
+        ends=["discard"],
+        agent="""
+@EDIT@
+python3 -c "import os
+for i in range(900): os.mkdir('d'); os.chdir('d')
+open('top', 'w')"
 """,
     ),
     Attack(

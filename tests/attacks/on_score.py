@@ -154,6 +154,7 @@ for folder in (out, Path.cwd(), Path('/tmp'), Path.home()):
 if os.fork() == 0:
     os.setsid()
     import time
+    time.sleep(0.2)
     while True:
         (out / 'model.json').write_text(json.dumps({'w': 0.1}))
         time.sleep(0.001)
