@@ -522,10 +522,9 @@ def _bounded(argv: Sequence[str], cwd: Path, env: Mapping[str, str], out: int | 
 
 
 def _below(top: Path) -> Iterator[Path]:
-    """Everything but the runs' own folder, which may hold towers."""
+    """Everything but the folders of runs, which may hold towers."""
     for folder, folders, files in os.walk(top):
-        if ".autoresearch" in folders:
-            folders.remove(".autoresearch")
+        folders[:] = [name for name in folders if name not in (".autoresearch", ".cache")]
         yield from (Path(folder, name) for name in (*folders, *files))
 
 
