@@ -144,7 +144,7 @@ class Engine:
         except (AgentError, DiskFullError, ExecutorError) as error:
             self._failures += 1
             reason = self._disk_full() or error.message
-            shutil.rmtree(self.run.places.scratch, ignore_errors=True)
+            self.bench.clear()
             await self._pause(reason, self._failures)
         except StopAsyncIteration:
             return
@@ -497,7 +497,7 @@ class Engine:
         try:
             sample = self._unless_void(await self.bench.measure(commit, number, k, seed))
         except ExecutorError as error:
-            shutil.rmtree(self.run.places.scratch, ignore_errors=True)
+            self.bench.clear()
             self.run.require_room()
             void = Sample(commit, seed, Outcome.VOID, reason=error.message)
             self.run.record_sample(number, k, role, void, 0)
