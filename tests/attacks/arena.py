@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -261,7 +262,7 @@ class Arena:
     # What must not happen
 
     def _state(self) -> dict[str, str]:
-        """Everything that belongs to the person, by content."""
+        """Everything that belongs to the person, by mode and content."""
         found = {}
         for top in (self.task.root, self.home, self.outside):
             for path in _below(top):
@@ -271,7 +272,8 @@ class Arena:
                 if path.is_symlink():
                     found[name] = f"link {path.readlink()}"
                 elif path.is_file():
-                    found[name] = hashlib.sha1(path.read_bytes()).hexdigest()
+                    mode = stat.S_IMODE(path.stat().st_mode)
+                    found[name] = f"{mode:o} {hashlib.sha1(path.read_bytes()).hexdigest()}"
                 elif not path.is_dir():
                     found[name] = "special"
         return found
