@@ -85,7 +85,10 @@ def git(
     )
     if done.returncode < 0:
         # By the kernel for memory, or by somebody: that is no answer to anything that was asked.
-        raise ExecutorError(f"git {argv[0]} was killed by signal {-done.returncode}")
+        raise ExecutorError(
+            f"git {argv[0]} was killed by signal {-done.returncode}",
+            fix="see whether memory ran out; then run the same command again",
+        )
     if check and done.returncode != 0:
         if any(words in done.stderr for words in NO_ROOM):
             raise DiskFullError(f"disk full: git has no room in {env.get('GIT_DIR', cwd)}")

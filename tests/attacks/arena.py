@@ -104,7 +104,7 @@ timeout = "5s"
 
 [agent]
 use = "command"
-timeout = "5s"
+timeout = "10s"
 network = "none"
 [agent.command]
 argv = ["./agent.sh"]
