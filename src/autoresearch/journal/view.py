@@ -368,7 +368,9 @@ class RunView:
 
     def _on_verify_started(self, event: Event, body: dict[str, Any]) -> None:
         number = len(self.verifications)
-        self.verifications.append(Verification(number, **body, started=event.at))
+        # Commits are added to it; the event stays what was written.
+        asked = body | {"commits": dict(body["commits"])}
+        self.verifications.append(Verification(number, **asked, started=event.at))
 
     def _on_verify_sealed(self, event: Event, body: dict[str, Any]) -> None:
         self.verifications[-1].commits[body["arm"]] = body["commit"]
