@@ -15,6 +15,8 @@ EVENTS = (
     "run_started", "engine_started", "contract_changed", "run_ended", "stop_requested",
     "paused", "resumed", "warning", "ticket", "exhausted", "setup_started", "setup_done",
     "opened", "proposed", "sealed", "attempt", "sample", "guarded", "decided", "delivered",
+    "verify_started", "verify_sealed", "verify_attempt", "verify_sample", "verify_abandoned",
+    "verified", "offered",
 )  # fmt: skip
 NAMES = (
     *(f"journal.{kind}" for kind in EVENTS),
@@ -42,7 +44,7 @@ NAMES = (
     "sample.taken",
     "guards.ran",
 )
-"""Every failpoint there is: a test kills a run at each of them."""
+"""Every failpoint there is: a test kills a run or a verification at each of them."""
 
 _watcher: Callable[[str], None] | None = None
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from . import verdict
 from .bench import Bench
 from .contention import unless_void
+from .failpoint import failpoint
 from .git import Edits
 from .journal.verification import FALLS, INSEPARABLE, SURVIVES, Verification
 from .journal.view import Experiment, RunView, sample_body
@@ -133,6 +134,7 @@ class Verifier:
         sample = unless_void(
             measured, self.bench.contract.run, record.shares, exact=self.view.noise.exact
         )
+        failpoint("sample.taken")
         self.run.append(
             "verify_sample", arm=arm, gpus=self.bench.contract.run.gpus, **sample_body(sample)
         )
@@ -248,6 +250,7 @@ class Verifier:
         folder = self.run.places.verification(record.number) / "guards"
         folder.mkdir(parents=True, exist_ok=True)
         report = await self.bench.guard(commit, self.view.next_number, 0, least, folder=folder)
+        failpoint("guards.ran")
         return "" if report.passed else f"without them a {report.reason}"
 
     # What comes out

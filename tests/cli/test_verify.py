@@ -448,14 +448,16 @@ def test_a_killed_verification_goes_on_and_the_run_too(toy: MakeToy, after: int)
 # The short form of a running search
 
 
+EARLY = (
+    "from autoresearch import cli, verdict\n"
+    "verdict.FIRST_MILESTONE, verdict.SHARE = 1, 0.6\ncli.main()\n"
+)
+
+
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line with milestones that come early: a short run has few keeps and samples."""
-    early = (
-        "from autoresearch import cli, verdict\n"
-        "verdict.FIRST_MILESTONE, verdict.SHARE = 1, 0.6\ncli.main()\n"
-    )
-    monkeypatch.setattr(Toy, "command", lambda _, *argv: [sys.executable, "-c", early, *argv])
+    monkeypatch.setattr(Toy, "command", lambda _, *argv: [sys.executable, "-c", EARLY, *argv])
 
 
 @pytest.mark.usefixtures("eager")

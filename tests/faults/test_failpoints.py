@@ -1,4 +1,4 @@
-"""A run is killed at every failpoint there is, continued, and loses nothing."""
+"""A run or a verification is killed at every failpoint there is, continued, and loses nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from autoresearch.cli.stop import drop
 from autoresearch.failpoint import EVENTS, NAMES, VARIABLE
 from autoresearch.journal.view import VERIFYING
 from autoresearch.run import held_by_engine
-from tests.conftest import Toy, until
+from tests.cli.test_verify import EARLY, STEPS, SURE, THREE
+from tests.conftest import Toy, counting, until
 from tests.faults.story import story
 from tests.invariants import Acknowledged, check_invariants
 
@@ -31,6 +33,15 @@ DECIDED = (
     "journal.decided:2", "log.appended:2", "results.appended", "branch.packed", "branch.moved",
     "journal.delivered",
 )  # fmt: skip
+OF_A_VERIFICATION = [f"journal.{kind}" for kind in EVENTS if kind in VERIFYING]
+# What a verification passes, too; the later ones are those of a step that was left out.
+BESIDE = ("run.locked", "store.sealed", "store.sealed:4", "sample.taken", "guards.ran",
+          "branch.packed", "branch.moved")  # fmt: skip
+LATER_ON = ("journal.verify_sealed:4", "journal.verify_attempt:9", "journal.verify_sample:9",
+            "sample.taken:9")  # fmt: skip
+# The short form of a running search has no others.
+OF_A_MILESTONE = ("verify_started", "verify_attempt", "verify_sample", "verified",
+                  "verify_abandoned")  # fmt: skip
 SOURCE = Path(autoresearch.__file__).parent
 
 
@@ -97,7 +108,22 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     return {False: fresh.root, True: begun.root}
 
 
-@pytest.mark.parametrize("name", [*NAMES, *LATER])
+def _kill_there(
+    name: str, task: Toy, *argv: str, variables: Mapping[str, str] | None = None
+) -> None:
+    """Run a command that dies at a failpoint, and take note of what it said."""
+    killed = subprocess.run(
+        task.command(*argv), cwd=task.root, capture_output=True, text=True,
+        env={**os.environ, **(variables or {}), VARIABLE: name}, timeout=120, check=False,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, f"never reached: {killed.stdout}{killed.stderr}"
+    with task.said.open("a") as said:
+        said.write(killed.stdout)
+
+
+@pytest.mark.parametrize(
+    "name", [*(name for name in NAMES if name not in OF_A_VERIFICATION), *LATER]
+)
 def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_path: Path) -> None:
     prepare, argv, variables = SCENES.get(name, FIRST)
     task = Toy(tmp_path / "task")
@@ -105,13 +131,7 @@ def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_p
     seen = Acknowledged()
     seen.read(task)
     prepare(task)
-    killed = subprocess.run(
-        task.command("run", "--tag", "t", *argv), cwd=task.root, capture_output=True, text=True,
-        env={**os.environ, **variables, VARIABLE: name}, timeout=120, check=False,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, f"never reached: {killed.stdout}{killed.stderr}"
-    with task.said.open("a") as said:
-        said.write(killed.stdout)
+    _kill_there(name, task, "run", "--tag", "t", *argv, variables=variables)
     before = len(seen.rows)
     seen.read(task)
     if name not in ("journal.moved", "store.moved", "store.restored"):
@@ -128,6 +148,97 @@ def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_p
     assert len(view.decided) == target + 1
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three kept steps, of which one is worth nothing; tests work on copies."""
+    sections = {"keep": SURE, "guard": 'command = "true"'}
+    task = Toy(
+        tmp_path_factory.mktemp("kept") / "task", {"agent.sh": STEPS, "train.py": THREE}, sections
+    ).create()
+    task.call("run", "--tag", "t", "--max-experiments", "3")
+    assert task.statuses() == ["keep"] * 4
+    return task.root
+
+
+def _unmeasurable(root: Path) -> Toy:
+    """A task whose baseline crashes wherever a verification after one experiment measures it."""
+    crash = 'if os.environ["AUTORESEARCH_EXPERIMENT"] == "2":\n    raise SystemExit(1)\n'
+    return Toy(root, {"agent.sh": STEPS, "train.py": THREE + crash}, {"keep": SURE}).create()
+
+
+def _measured(task: Toy) -> list[list[tuple[str, int, float | None]]]:
+    """Every sample of every verification: what it was of, its seed and its value."""
+    return [
+        [(arm, sample.seed, sample.value) for arm, sample in each.taken]
+        for each in task.view().verifications
+    ]
+
+
+def _goes_on(task: Toy, seen: Acknowledged, *argv: str, code: int) -> None:
+    """Run the command that was killed again: it goes on, and loses nothing that was measured."""
+    view = check_invariants(task, seen, recovered=False)
+    before = _measured(task)
+    ended = [each.result or each.abandoned for each in view.verifications if each.ended]
+    task.call(*argv, code=code)
+    view, after = check_invariants(task, seen), _measured(task)
+    assert [now[: len(then)] for then, now in zip(before, after, strict=False)] == before
+    assert all(each.ended for each in view.verifications)
+    assert [each.result or each.abandoned for each in view.verifications[: len(ended)]] == ended
+    # A verification that had ended is another one the next time; one that was cut short goes on.
+    assert len(after) == len(ended) + 1
+    seeds = [seed for each in after for _, seed, _ in each]
+    assert len(set(seeds)) == len(seeds)
+
+
+@pytest.mark.parametrize("name", [*OF_A_VERIFICATION, *BESIDE, *LATER_ON])
+def test_killed_there_a_verification_goes_on(name: str, kept: Path, tmp_path: Path) -> None:
+    task = Toy(tmp_path / "task")
+    abandoned = name == "journal.verify_abandoned"
+    if abandoned:
+        task = _unmeasurable(task.root)
+        task.call("run", "--tag", "t", "--max-experiments", "1")
+    else:
+        shutil.copytree(kept, task.root, symlinks=True)
+    seen = Acknowledged()
+    seen.read(task)
+    argv = ("verify", "--each", "--samples", "2")
+    _kill_there(name, task, *argv)
+    _goes_on(task, seen, *argv, code=2 if abandoned else 0)
+    view = task.view()
+    if not abandoned:
+        assert view.survival == {1: "survives", 2: "does not survive", 3: "survives"}
+        offered = f"{view.branch}-verified"
+        names = task.git("for-each-ref", "--format=%(refname:short)", "refs/heads/autoresearch/")
+        assert names.split() == [view.branch, offered], "not offered exactly once"
+        assert task.git("rev-parse", offered) in view.offers
+    task.call("run", "--max-experiments", str(len(view.decided)))
+    assert len(check_invariants(task, seen).decided) == len(view.decided) + 1
+
+
+@pytest.mark.parametrize("kind", OF_A_MILESTONE)
+def test_killed_there_a_milestone_goes_on(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "command", lambda _, *argv: [sys.executable, "-c", EARLY, *argv])
+    task = Toy(tmp_path / "task")
+    if kind == "verify_abandoned":
+        task = _unmeasurable(task.root)
+    else:
+        steps = counting("sed -i 's/^A = .*/A = 0.5/' train.py", "echo '# two' >>train.py")
+        task = Toy(task.root, {"agent.sh": steps, "train.py": THREE}, {"keep": SURE}).create()
+    seen = Acknowledged()
+    argv = ("run", "--tag", "t", "--max-experiments", "2")
+    _kill_there(f"journal.{kind}", task, *argv)
+    seen.read(task)
+    before = _measured(task)
+    check_invariants(task, seen, recovered=False)
+    task.call(*argv)
+    view, after = check_invariants(task, seen), _measured(task)
+    assert len(after) == 1 and after[0][: len(before[0])] == before[0]
+    assert view.verifications[0].milestone and view.verifications[0].ended
+    assert len(view.decided) == 3
+
+
 def test_every_failpoint_is_in_the_list() -> None:
     text = "".join(path.read_text() for path in SOURCE.rglob("*.py"))
     passed = set(re.findall(r'\bfailpoint\("([a-z_.]+)"\)', text))
@@ -136,9 +247,8 @@ def test_every_failpoint_is_in_the_list() -> None:
     assert passed == {name for name in NAMES if not name.startswith("journal.")} | {
         "journal.created", "journal.moved", "journal.restored",
     }  # fmt: skip
-    # Those of a verification are not killed at yet: it begins again, and decides nothing.
-    assert appended - VERIFYING == set(EVENTS)
-    assert set(re.findall(r"def _on_([a-z_]+)", text)) <= set(EVENTS) | VERIFYING
+    assert appended == set(EVENTS)
+    assert set(re.findall(r"def _on_([a-z_]+)", text)) <= set(EVENTS)
 
 
 def test_an_unknown_failpoint_is_refused(tmp_path: Path) -> None:
