@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from autoresearch.bench import Places
 from autoresearch.git import Store
 from autoresearch.journal import Journal, log, tsv
 from autoresearch.journal.view import RunView
@@ -42,6 +43,14 @@ def newest(task: Toy) -> Path | None:
     return found[-1].parent if found else None
 
 
+def elsewhere(task: Toy) -> Path:
+    """Where trees of the only run are made at the levels that cannot show them in its folder."""
+    folder = newest(task) or task.root
+    work = Places(folder, task.root, task.root).apart().work
+    assert work is not None
+    return work
+
+
 def check_invariants(
     task: Toy, seen: Acknowledged | None = None, *, recovered: bool = True
 ) -> RunView:
@@ -72,6 +81,7 @@ def check_invariants(
             *folder.glob("scratch"), *folder.glob("results.tsv.new"), *folder.glob("store.new"),
             *folder.glob("journal.db.new*"), *folder.glob("inbox/*"), *folder.glob("reserve"),
             *folder.glob("store.git/**/*.lock"), *folder.glob("store.git/fast_import_crash*"),
+            *filter(Path.exists, [elsewhere(task)]),
         ]  # fmt: skip
         assert not leftovers, f"left behind: {leftovers}"
     return view
@@ -131,8 +141,11 @@ def _check_branch(task: Toy, view: RunView, recovered: bool) -> None:
 
 
 def processes(task: Toy) -> dict[int, str]:
-    """Processes whose command line, directory or environment refers to the task's directory."""
-    needle = os.fsencode(task.root)
+    """Processes whose command line, directory or environment refers to the task's directory.
+
+    Or to where its trees are made at the lower levels.
+    """
+    needles = [os.fsencode(task.root), os.fsencode(elsewhere(task))]
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         if int(entry.name) == os.getpid():
@@ -140,7 +153,8 @@ def processes(task: Toy) -> dict[int, str]:
         with contextlib.suppress(OSError):
             said = (entry / "cmdline").read_bytes()
             place = os.fsencode((entry / "cwd").readlink())
-            if needle in said or needle in place or needle in (entry / "environ").read_bytes():
+            where = b"\0".join((said, place, (entry / "environ").read_bytes()))
+            if any(needle in where for needle in needles):
                 found[int(entry.name)] = said.replace(b"\0", b" ").decode(errors="replace")[:120]
     return found
 
