@@ -525,10 +525,12 @@ def exclude(repository: Path, pattern: str) -> None:
     env = _trusting(environment())
     found = git("rev-parse", "--git-path", "info/exclude", cwd=repository, env=env).stdout
     file = repository / os.fsdecode(found.rstrip(b"\n"))
-    lines = file.read_text().splitlines() if file.is_file() else []
-    if pattern not in lines:
+    text = file.read_text() if file.is_file() else ""
+    if pattern not in text.splitlines():
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("\n".join([*lines, pattern]) + "\n")
+        # Only added to: on a full disk the person's lines must stay.
+        with file.open("a") as end:
+            end.write(f"{pattern}\n" if not text or text.endswith("\n") else f"\n{pattern}\n")
 
 
 def apply_patch(folder: Path, patch: Path) -> str | None:
