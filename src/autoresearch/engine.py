@@ -97,9 +97,10 @@ class Engine:
         self._stopping = asyncio.Event()
 
     def request_stop(self, by: str) -> None:
-        """End after the sample in flight."""
-        self.run.append("stop_requested", by=by)
+        """End after the sample in flight, even where a full disk keeps the journal from it."""
         self._stopping.set()
+        with contextlib.suppress(DiskFullError):
+            self.run.append("stop_requested", by=by)
 
     async def loop(self, *, ticket: str | None = None) -> End:
         """Run until a limit, the target or a person says stop; or until ``ticket`` is decided."""
@@ -111,7 +112,10 @@ class Engine:
                 if ticket is not None and ticket not in self.view.tickets:
                     end = End("tried")
                     break
-                measured = self.view.decided or self.view.stop_requested
+                if self._stopping.is_set():
+                    end = End("stopped by request")
+                    break
+                measured = self.view.decided
                 if measured and (stop := limits.stop(self.view, self.contract, self.view.active_s)):
                     end = End(stop.reason, stop.short)
                     break
@@ -125,7 +129,8 @@ class Engine:
             watch.cancel()
             await self.executor.close()
             self.bench.clear()
-            self.run.append("run_ended", reason=end.reason)
+            with contextlib.suppress(DiskFullError):  # it ended all the same
+                self.run.append("run_ended", reason=end.reason)
         return end
 
     async def _turn(self) -> None:
@@ -542,7 +547,7 @@ class Engine:
 
     async def _pause(self, reason: str, failures: int) -> None:
         """Wait, longer each time, visibly; a request to stop ends the wait."""
-        wait_s = min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2 ** min(failures - 1, 20))
+        wait_s = back_off_s(failures)
         # Somebody may have taken even the reserve: then we wait without a word in the journal.
         with contextlib.suppress(DiskFullError):
             self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)
@@ -572,6 +577,11 @@ class Engine:
         # A kill after its event and before its file was removed: it is known already.
         elif kind == "ticket" and not self.view.knows(ticket):
             self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
+
+
+def back_off_s(failures: int) -> float:
+    """How long to wait after so many failures in a row, in seconds."""
+    return min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(failures - 1, 20))
 
 
 def _mean(record: Experiment) -> float | None:

@@ -62,6 +62,7 @@ class Run:
             self.journal = Journal(places.run / "journal.db", clock=clock)
             self.view = RunView(self.journal.events())
         except BaseException:
+            self.store.close()
             os.close(self._lock)
             raise
 
@@ -319,8 +320,12 @@ def _lock(path: Path, tag: str) -> int:
             f"another engine holds run {tag!r}" + (f" (process {holder})" if holder else ""),
             fix="autoresearch status shows it, autoresearch stop ends it",
         ) from None
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

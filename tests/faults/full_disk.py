@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,20 +89,56 @@ def check(task: Toy, what: str) -> None:
     decisions = [each.decision for each in view.decided if each.decision]
     blamed = [each for each in decisions if each.status.value not in ("keep", "discard")]
     assert not blamed, f"a full disk was blamed on a candidate: {blamed}"
-    engine = task.start("run", "--tag", "t")
-    taken = fill(home / "other", what)
-    engine.kill()
-    engine.wait()
-    refused = task.call("run", "--tag", "t", "--max-experiments", "0", code=None)
-    assert refused.returncode in (0, 1)
-    if refused.returncode:
-        assert "disk full" in refused.stderr and "make room" in refused.stderr, refused.stderr
-    for path in taken:
-        path.unlink(missing_ok=True)
-    task.call("run", "--tag", "t", "--max-experiments", str(len(view.decided) + 1))
+    check_resume(task, home, what)
+    check_new(task, home, what)
+    task.call("run", "--tag", "t", "--max-experiments", str(len(task.view().decided)))
     check_invariants(task, seen)
     assert "Traceback" not in task.said.read_text()
     check_reserve(task, home, what)
+
+
+def check_resume(task: Toy, home: Path, what: str) -> None:
+    """With nothing left at all, an engine that is started waits, and one that waits can end."""
+    engine = task.start("run", "--tag", "t")
+    until(task.saw(lambda view: view.ended is None), 60)
+    taken = fill(home / "other", what)
+    until(lambda: paused(task), 60)
+    taken += fill(home / "other2", what)
+    refused = task.call("stop", code=1)
+    assert "disk full" in refused.stderr and "make room" in refused.stderr, refused.stderr
+    engine.send_signal(signal.SIGINT)
+    assert engine.wait(20) == 130
+    # What a killed engine holds for itself would be enough to say so in the journal.
+    (home / "t" / "reserve").unlink(missing_ok=True)
+    taken += fill(home / "other3", what)
+    said, log = task.said.stat().st_size, home / "t" / "engine.log"
+    engine = task.start("run", "--tag", "t")
+    until(lambda: b"trying again in 2 s" in task.said.read_bytes()[said:], 60)
+    assert b"paused: disk full" in task.said.read_bytes()[said:]
+    assert what == "bytes" or log.read_text().endswith("trying again in 2 s\n")
+    engine.send_signal(signal.SIGINT)
+    assert engine.wait(5) == 130
+    engine = task.start("run", "--tag", "t")
+    until(lambda: task.said.read_bytes().count(b"trying again in 2 s", said) == 2, 60)
+    before = len(task.view().decided)
+    for path in taken:
+        path.unlink(missing_ok=True)
+    until(task.saw(lambda view: len(view.decided) > before), 120)
+    task.call("stop")
+    assert engine.wait(60) == 0
+
+
+def check_new(task: Toy, home: Path, what: str) -> None:
+    """A new run on a full disk waits, too, and is one run however often it was tried."""
+    taken = fill(home / "other", what)
+    said = task.said.stat().st_size
+    engine = task.start("run", "--new", "--tag", "new", "--max-experiments", "0")
+    until(lambda: b"trying again in 2 s" in task.said.read_bytes()[said:], 60)
+    for path in taken:
+        path.unlink(missing_ok=True)
+    assert engine.wait(120) == 0
+    assert sorted(path.parent.name for path in home.glob("*/journal.db")) == ["new", "t"]
+    shutil.rmtree(home / "new")
 
 
 def check_reserve(task: Toy, home: Path, what: str) -> None:

@@ -9,10 +9,11 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,8 +21,8 @@ import click
 
 from .. import config, disk, git, sandbox
 from ..bench import Places
-from ..engine import End, Engine
-from ..errors import UserError
+from ..engine import End, Engine, back_off_s
+from ..errors import DiskFullError, UserError
 from ..run import FOLDER, Run, begun, new_tag
 from ..scope import Scope
 from ..types import AgentChoice, Contract, Level
@@ -116,8 +117,44 @@ def override(
 
 
 def start(contract: Contract, begin: Begin) -> int:
+    """Run to the end, waiting for room on a full disk; returns the exit code."""
+    tag = _choose_tag(contract.root, begin)
+    # Tried again, it is the same run.
+    begin = replace(begin, tag=tag, new=False)
+    log = contract.root / FOLDER / tag / "engine.log"
+    failures = 0
+    while True:
+        try:
+            return _start(contract, begin)
+        except DiskFullError as full:
+            # Not even the journal can say so: else the engine waits, and this is never reached.
+            failures += 1
+            if _interrupted_while_waiting(full, failures, log):
+                return 130
+
+
+def _interrupted_while_waiting(full: DiskFullError, failures: int, log: Path) -> bool:
+    """Wait for room, visibly and longer each time; true at once where a person ends it."""
+    wait_s = back_off_s(failures)
+    line = f"{datetime.now(UTC):%H:%M:%S} paused: {full.message}; trying again in {wait_s:g} s"
+    _say(line)
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    pressed = asyncio.Event()
+
+    async def wait() -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await pressed.wait()
+        return pressed.is_set()
+
+    return interruptible(wait(), pressed.set) is not False
+
+
+def _start(contract: Contract, begin: Begin) -> int:
     """Run to the end; prints progress and a summary, returns the exit code."""
-    box = confine(begin)
+    with disk.named(Path(tempfile.gettempdir())):
+        box = confine(begin)
     with hold(contract, begin) as held:
         with watch(contract, held.view, log=held.places.run / "engine.log") as listener:
             held.listeners.append(listener)
@@ -167,34 +204,48 @@ def confine(begin: Begin) -> sandbox.Sandbox:
 
 @contextlib.contextmanager
 def hold(contract: Contract, begin: Begin) -> Iterator[Run]:
-    """Take the run's lock and begin or resume it; lets go at the end."""
+    """Take the run's lock and begin or resume it; lets go at the end.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
     root = contract.root
-    if begin.tag is not None and not TAG.fullmatch(begin.tag):
-        raise UserError(
-            f"--tag {begin.tag!r} cannot name a run",
-            fix="use letters, digits, '-', '_' and '.' between them, such as nov23-wide",
-        )
-    latest = begin.tag or (None if begin.new else task.latest_tag(root))
-    tag = latest or new_tag(root, datetime.now())
-    if begin.new and begin.tag and (root / FOLDER / begin.tag).exists():
-        raise UserError(f"run {begin.tag!r} exists", fix="choose another --tag, or leave out --new")
+    tag = _choose_tag(root, begin)
     repository = git.repository_root(root)
     base = git.head(repository)
     places = Places(root / FOLDER / tag, repository, root)
-    edits: git.Edits = {}
-    if not begun(places.run) and begin.uncommitted != "leave":
-        edits = _uncommitted(contract, places, seal=begin.uncommitted == "seal")
-    git.exclude(repository, f"{FOLDER}/")
+
+    def uncommitted() -> git.Edits:
+        if begin.uncommitted == "leave":
+            return {}
+        return _uncommitted(contract, places, seal=begin.uncommitted == "seal")
+
+    if not begun(places.run):
+        uncommitted()  # refused before anything is made
     with disk.named(places.run):
+        git.exclude(repository, f"{FOLDER}/")
         held = Run(places, tag)
         try:
             if held.view.base:
                 held.resume(contract)
             else:
-                held.begin(contract, base, edits)
+                held.begin(contract, base, uncommitted())
             yield held
         finally:
             held.release()
+
+
+def _choose_tag(root: Path, begin: Begin) -> str:
+    """The run that is meant: the one named, the latest, or a new one."""
+    if begin.tag is not None and not TAG.fullmatch(begin.tag):
+        raise UserError(
+            f"--tag {begin.tag!r} cannot name a run",
+            fix="use letters, digits, '-', '_' and '.' between them, such as nov23-wide",
+        )
+    if begin.new and begin.tag and (root / FOLDER / begin.tag).exists():
+        raise UserError(f"run {begin.tag!r} exists", fix="choose another --tag, or leave out --new")
+    latest = begin.tag or (None if begin.new else task.latest_tag(root))
+    return latest or new_tag(root, datetime.now())
 
 
 def _uncommitted(contract: Contract, places: Places, *, seal: bool) -> git.Edits:
@@ -272,9 +323,10 @@ def _detach(folder: Path) -> None:
     contract = config.load(task.contract_path(folder))
     argv = [word for word in sys.argv[1:] if word != "--detach"]
     home = contract.root / FOLDER
-    home.mkdir(exist_ok=True)
+    with disk.named(contract.root):
+        home.mkdir(exist_ok=True)
     log = home / "detached.log"
-    with log.open("wb") as out:
+    with disk.named(home), log.open("wb") as out:
         child = subprocess.Popen(
             [sys.executable, "-m", "autoresearch", *argv],
             stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,

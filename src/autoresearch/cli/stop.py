@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from .. import config
+from .. import config, disk
+from ..errors import StoreError
 from ..run import FOLDER, held_by_engine
 from ..types import Json
 from . import task
@@ -45,12 +46,20 @@ def asked(run: Path) -> bool:
 
 
 def drop(run: Path, request: dict[str, Json]) -> None:
-    """Leave a request in a run's inbox; the engine journals it and removes the file."""
+    """Leave a request in a run's inbox; the engine journals it and removes the file.
+
+    Raises:
+        DiskFullError: there is no room for it.
+    """
     inbox = run / "inbox"
     name = secrets.token_hex(8)
     draft = inbox / f".{name}"
-    with draft.open("w") as file:
-        json.dump(request, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with disk.named(run), draft.open("w") as file:
+            json.dump(request, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except StoreError:
+        draft.unlink(missing_ok=True)
+        raise
     draft.rename(inbox / f"{name}.json")

@@ -62,7 +62,13 @@ class Clock:
 
 
 class Journal:
-    """The events of one run in a SQLite file."""
+    """The events of one run in a SQLite file.
+
+    Raises:
+        DamagedError: it is not a journal, or not what was written.
+        DiskFullError: it cannot be opened for lack of room; nothing is damaged.
+        StoreError: the disk failed.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False, clock: Clock | None = None) -> None:
         self.path = path
@@ -148,8 +154,6 @@ class Journal:
         try:
             self._db.execute("INSERT INTO event VALUES (?, ?, ?, ?, ?, ?, ?)", (*row, digest))
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or self._no_room():
-                raise DiskFullError(f"disk full: {self.path} cannot grow") from error
             raise self._damaged(error) from error
         self._seq, self._digest = event.seq, digest
 
@@ -186,6 +190,8 @@ class Journal:
 
     def _damaged(self, error: object) -> StoreError:
         name = getattr(error, "sqlite_errorname", None) or ""
+        if name == "SQLITE_FULL" or (name.startswith(OF_THE_DISK) and self._no_room()):
+            return DiskFullError(f"disk full: {self.path} cannot grow")
         if name.startswith(OF_THE_DISK):
             return StoreError(
                 f"{self.path}: {error}",
