@@ -17,6 +17,7 @@ import pytest
 import autoresearch
 from autoresearch.cli.stop import drop
 from autoresearch.failpoint import EVENTS, NAMES, VARIABLE
+from autoresearch.git import Store
 from autoresearch.journal.view import VERIFYING
 from autoresearch.run import held_by_engine
 from tests.cli.test_verify import EARLY, STEPS, SURE, THREE
@@ -146,6 +147,24 @@ def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_p
     task.call("run", "--tag", "t", "--max-experiments", str(target))
     view = check_invariants(task, seen)
     assert len(view.decided) == target + 1
+
+
+@pytest.mark.parametrize("name", ["store.created", "store.sealed", "journal.run_started"])
+def test_killed_while_it_begins_a_run_keeps_uncommitted_changes(
+    name: str, scenes: dict[bool, Path], tmp_path: Path
+) -> None:
+    task = Toy(tmp_path / "task")
+    shutil.copytree(scenes[False], task.root, symlinks=True)
+    train = task.root / "train.py"
+    train.write_text(train.read_text() + "# mine\n")
+    argv = ("run", "--tag", "t", "--max-experiments", "0")
+    _kill_there(name, task, *argv, "--dirty")
+    if name != "journal.run_started":
+        assert "uncommitted changes" in task.call(*argv, code=2).stderr
+    task.call(*argv, "--dirty")
+    store = Store(task.run_folder / "store.git")
+    base = task.view().base
+    assert store.read(store.tree(base)["train.py"].oid).endswith(b"# mine\n")
 
 
 @pytest.fixture(scope="module")

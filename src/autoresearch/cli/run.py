@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +30,8 @@ from .live import watch
 from .words import summary
 
 DETACH_S = 20.0
+# So tempfile says that no disk has room.
+NO_TEMPORARY = "No usable temporary directory"
 Result = TypeVar("Result")
 # A directory, a branch and a ref are named by it; "check" is where the audit of a task lives.
 TAG = re.compile(r"(?!check$)[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*(?<!\.lock)")
@@ -153,8 +154,7 @@ def _interrupted_while_waiting(full: DiskFullError, failures: int, log: Path) ->
 
 def _start(contract: Contract, begin: Begin) -> int:
     """Run to the end; prints progress and a summary, returns the exit code."""
-    with disk.named(Path(tempfile.gettempdir())):
-        box = confine(begin)
+    box = _confine_where_there_is_room(begin)
     with hold(contract, begin) as held:
         with watch(contract, held.view, log=held.places.run / "engine.log") as listener:
             held.listeners.append(listener)
@@ -200,6 +200,21 @@ def confine(begin: Begin) -> sandbox.Sandbox:
             err=True,
         )
     return box
+
+
+def _confine_where_there_is_room(begin: Begin) -> sandbox.Sandbox:
+    """Confine, which takes a file or two.
+
+    Raises:
+        DiskFullError: there is no room for them.
+    """
+    try:
+        with disk.named(Path("/tmp")):
+            return confine(begin)
+    except FileNotFoundError as error:
+        if NO_TEMPORARY not in str(error):
+            raise
+        raise DiskFullError(f"disk full: {error.strerror}") from error
 
 
 @contextlib.contextmanager
