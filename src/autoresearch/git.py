@@ -87,7 +87,7 @@ def git(
         # By the kernel for memory, or by somebody: that is no answer to anything that was asked.
         raise ExecutorError(
             f"git {argv[0]} was killed by signal {-done.returncode}",
-            fix="see whether memory ran out; then run the same command again",
+            fix="autoresearch run continues where it was",
         )
     if check and done.returncode != 0:
         if any(words in done.stderr for words in NO_ROOM):
