@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -51,7 +52,8 @@ def finish(
         elif step.of == "candidate":
             evidence = replace(evidence, fresh=(*evidence.fresh, queue.pop(0)))
         else:
-            again = (*evidence.incumbent_fresh, known.incumbent[0].value)
+            typical = statistics.mean(each.value for each in known.incumbent)
+            again = (*evidence.incumbent_fresh, typical)
             evidence = replace(evidence, incumbent_fresh=again)
     return step, evidence
 

@@ -47,6 +47,7 @@ PRIOR_SUCCESSES, PRIOR_ATTEMPTS = 0.3, 6.0
 COMMON = 0.15
 LOOSEST = 10.0
 BASELINE_S = 300.0
+BESIDE = "a candidate is confirmed beside a sample of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,16 +192,17 @@ def _confirm(rule: Rule, standing: Standing, evidence: Evidence, case: _Case) ->
         most = int(rule.confirm)
         allowance = case.allowance if len(fresh) >= most else 0.0
     if 1 - sure < allowance:
-        if _needs_reference(standing, evidence):
-            return MoreSamples("incumbent", "its stored samples are few")
+        if not evidence.incumbent_fresh:
+            # The machine may have changed since its stored samples were taken.
+            return MoreSamples("incumbent", BESIDE)
         # This is the line that keeps a candidate.
         return case.keep(list(fresh), sure)
     if len(fresh) >= most:
         return case.discard(mean, f"{_percent(sure)} sure after {_samples(len(fresh))}")
     if rule.confirm == "auto" and surplus / error < FUTILE[len(fresh) - 1]:
         return case.discard(mean, f"not confirmed by {_samples(len(fresh))}")
-    if _needs_reference(standing, evidence):
-        return MoreSamples("incumbent", "its stored samples are few")
+    if not evidence.incumbent_fresh:
+        return MoreSamples("incumbent", BESIDE)
     return MoreSamples("candidate", f"{_percent(sure)} sure so far")
 
 
@@ -216,11 +218,6 @@ def _stale(standing: Standing) -> bool:
     """Whether the incumbent was measured last too long ago; soon after it has changed."""
     age = min((each.age for each in standing.incumbent), default=STALE)
     return age >= (STALE if len(standing.incumbent) >= REFERENCES else NEW)
-
-
-def _needs_reference(standing: Standing, evidence: Evidence) -> bool:
-    """Whether the incumbent's estimate rests on too little for a keep."""
-    return not evidence.incumbent_fresh and len(standing.incumbent) < REFERENCES
 
 
 @dataclass(frozen=True, slots=True)
