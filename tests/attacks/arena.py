@@ -135,6 +135,9 @@ class Attack:
     plain: bool = False
     not_covered: Mapping[Level, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return self.name
+
     def script(self, arena: Arena) -> str:
         """The whole attack as shell."""
         files = ({"train.py": self.train} if self.train else {}) | dict(self.files)

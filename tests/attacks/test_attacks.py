@@ -13,6 +13,9 @@ from .arena import Arena, Attack
 
 MODULES = (on_files, on_git, on_score, on_secrets, on_limits, on_engine, on_text)
 ATTACKS: tuple[Attack, ...] = tuple(attack for each in MODULES for attack in each.ATTACKS)
+# What is done with text is the same at every level.
+CASES = [(attack, Level.NAMESPACES) for attack in ATTACKS]
+CASES += [(attack, Level.LANDLOCK) for attack in ATTACKS if attack not in on_text.ATTACKS]
 
 
 def test_there_are_enough_and_each_has_its_name() -> None:
@@ -20,8 +23,7 @@ def test_there_are_enough_and_each_has_its_name() -> None:
     assert len(names) == len(set(names)) >= 50
 
 
-@pytest.mark.parametrize("level", [Level.NAMESPACES, Level.LANDLOCK])
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+@pytest.mark.parametrize(("attack", "level"), CASES, ids=str)
 def test_attack(attack: Attack, level: Level, tmp_path: Path) -> None:
     if why := attack.not_covered.get(level):
         pytest.skip(f"not covered at {level}: {why}")
