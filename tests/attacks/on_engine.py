@@ -202,7 +202,7 @@ from pathlib import Path
     Attack(
         "an agent kills everything it can",
         fails=True,
-        agent="kill -9 -1; sleep 9",
+        agent="kill -9 -1; sleep 60",
     ),
     Attack(
         "an agent changes the briefing",

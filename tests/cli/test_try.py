@@ -73,7 +73,7 @@ def test_changes_of_protected_files_are_said_to_be_left_out(toy: MakeToy) -> Non
 
 
 def test_a_running_engine_takes_it_next(toy: MakeToy) -> None:
-    agent = '#!/bin/sh\nsed -i "s/^LR = .*/LR = 0.$(date +%N | cut -c1-6)/" train.py\n'
+    agent = '#!/bin/sh\nsed -i "s/^LR = .*/LR = 0.9$(date +%N | cut -c1-6)/" train.py\n'
     task = toy({"agent.sh": agent, "train.py": TRAIN + "import time; time.sleep(0.3)\n"})
     engine = task.start("run")
     give_up = time.monotonic() + 30
