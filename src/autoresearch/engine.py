@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import disk, git, limits, registry, verify
-from .bench import Bench, read_text
-from .briefing import briefing
+from . import disk, git, limits, verify
+from .bench import Bench
 from .contention import unless_void
 from .decide import (
     CheckGuards,
@@ -26,26 +22,24 @@ from .decide import (
     baseline_samples,
     decide,
 )
+from .desk import Desk
 from .errors import AgentError, AutoresearchError, DiskFullError, ExecutorError, UserError
 from .executors.local import LocalExecutor
 from .failpoint import failpoint
 from .journal.view import Experiment, Role
-from .ports import Agent, Executor
+from .ports import Executor
 from .run import REASON_LENGTH, Run
-from .sandbox import Mount, Sandbox
+from .sandbox import Sandbox
 from .scope import breach
-from .scratch import fresh, remove
+from .scratch import remove
 from .text import cell, clean
 from .types import (
-    Assignment,
+    AgentFailure,
     Contract,
     Decision,
-    Inside,
     Json,
     Kind,
-    Launched,
     Outcome,
-    Past,
     Plan,
     Proposal,
     Sample,
@@ -54,12 +48,12 @@ from .types import (
 from .workspace import Captured, Workspace
 
 VOIDS = 2
-HISTORY = 300
 INBOX_S = 0.25
 BACK_OFF_S = 1.0
 LONGEST_BACK_OFF_S = 600.0
+LONGEST_RETRY_AFTER_S = 6 * 3600.0
+FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0}
 STUCK = 5
-INSIDE_TASK = Path("/task")
 OUTCOMES = {Outcome.CRASH: Status.CRASH, Outcome.TIMEOUT: Status.TIMEOUT}
 
 
@@ -84,7 +78,7 @@ class Engine:
         self.executor = executor or LocalExecutor()
         self.bench = Bench(contract, run.places, run.store, self.view.base, sandbox, self.executor)
         self.workspace = Workspace(run.store, self.bench.scope, run.places.inner)
-        self.agent: Agent = registry.agent(contract.agents[0], contract.root)
+        self.desk = Desk(run, contract, self.bench, self.workspace)
         self.rule = Rule(
             direction=contract.metric.direction,
             min_gain=contract.metric.min_gain,
@@ -92,7 +86,6 @@ class Engine:
             confidence=contract.keep.confidence,
             simplicity=contract.keep.simplicity,
         )
-        self._sources: dict[str, dict[str, str]] = {}
         self._failures = 0
         self._stopping = asyncio.Event()
 
@@ -148,14 +141,18 @@ class Engine:
             self._failures = 0
         except (AgentError, DiskFullError, ExecutorError) as error:
             self._failures += 1
-            reason = self._disk_full() or error.message
+            full = self._disk_full()
             self.bench.clear()
-            await self._pause(reason, self._failures)
+            if isinstance(error, AgentError) and not full:
+                await self._agent_failed(error)
+            else:
+                await self._pause(full or error.message, back_off_s(self._failures))
         except StopAsyncIteration:
             return
         stuck = limits.rejected_in_a_row(self.view) - STUCK
         if stuck >= 0:
-            await self._pause(f"{stuck + STUCK} proposals in a row were rejected", stuck + 1)
+            reason = f"{stuck + STUCK} proposals in a row were rejected"
+            await self._pause(reason, back_off_s(stuck + 1))
 
     async def _milestone(self) -> None:
         """Now and then, see whether the recorded gain reproduces; flags it, and changes nothing."""
@@ -217,7 +214,7 @@ class Engine:
             proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
             problem = self._fill_from_ticket(folder, ticket)
         else:
-            proposal = await self._ask(record, folder)
+            proposal = await self.desk.ask(record, folder)
         if proposal.exhausted:
             self.run.append("exhausted")
             raise StopAsyncIteration
@@ -255,101 +252,6 @@ class Engine:
         )
         return None
 
-    async def _ask(self, record: Experiment, folder: Path) -> Proposal:
-        choice = self.contract.agents[0]
-        directory = self.run.places.experiment(record.number)
-        directory.mkdir(parents=True, exist_ok=True)
-        plan = Plan(record.parent, record.kind, record.hypothesis)
-        path = self.contract.task.instructions
-        instructions = self.contract.root / path if path else None
-        text = instructions.read_text("utf-8") if instructions and instructions.is_file() else ""
-        brief = directory / "briefing.md"
-        log = self._last_failure()
-        brief.write_text(briefing(self.view, self.contract, plan, text, log), encoding="utf-8")
-        (directory / "proposal.json").unlink(missing_ok=True)
-
-        async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
-            return await self._launch(directory, folder, argv, env, stdin)
-
-        assignment = Assignment(
-            number=record.number,
-            workspace=folder,
-            editable=self.workspace.editable_files(record.parent),
-            plan=plan,
-            seed=self._seed(record.number, -1),
-            metric=self.contract.metric,
-            space=self.contract.space,
-            history=self._history(),
-            briefing=brief,
-            directory=directory,
-            turn=sum(
-                1 for each in self.view.decided[1:] if not each.ticket and each.repeats is None
-            ),
-            launch=launch,
-            inside=self._inside(directory, folder),
-        )
-        try:
-            async with asyncio.timeout(choice.timeout_s + 60):
-                return await self.agent.propose(assignment)
-        except TimeoutError as error:
-            raise AgentError(f"{choice.use} did not answer within its timeout") from error
-
-    def _last_failure(self) -> str:
-        """What the last experiment printed, where it crashed or ran out of time."""
-        last = self.view.decided[-1]
-        if not last.taken or not last.decision or last.decision.status not in OUTCOMES.values():
-            return ""
-        return read_text(self.run.places.sample(last.number, last.taken[-1].k) / "run.log")
-
-    def _desk(self, directory: Path) -> list[Mount]:
-        """What an agent's process is shown beside the workspace."""
-        answer = self.bench.places.scratch / "answer"
-        return [
-            Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
-            Mount(answer, INSIDE_TASK / "answer", writable=True),
-        ]
-
-    def _inside(self, directory: Path, folder: Path) -> Inside:
-        places = self.run.places
-        mounts = [*self._desk(directory), Mount(folder, places.repository, writable=True)]
-        workspace, briefing, proposal = (
-            self.bench.sandbox.place(at, mounts)
-            for at in (
-                places.root, INSIDE_TASK / "briefing.md", INSIDE_TASK / "answer" / "proposal.json"
-            )
-        )  # fmt: skip
-        return Inside(workspace, briefing, proposal)
-
-    async def _launch(
-        self, directory: Path, folder: Path, argv: Any, env: Any, stdin: Path | None
-    ) -> Launched:
-        """Start an agent's own process, confined, in the workspace."""
-        choice, root = self.contract.agents[0], self.contract.root
-        git.disposable_repository(folder)
-        answer = self.bench.places.scratch / "answer"
-        fresh(answer)
-        extra = self._desk(directory)
-        argv = list(argv)
-        program = root / argv[0]
-        if "/" in argv[0] and program.is_file():
-            argv[0] = str(program)
-            extra.append(Mount(program, program))
-        passed = {name: value for name in choice.env if (value := os.environ.get(name)) is not None}
-        launched = await self.bench.launch(
-            folder,
-            directory / "agent.log",
-            argv,
-            {**env, **passed},
-            stdin,
-            deadline_s=choice.timeout_s,
-            network=choice.network == "host",
-            extra=extra,
-        )
-        said = answer / "proposal.json"
-        if said.is_file() and not said.is_symlink() and said.stat().st_size < 1 << 20:
-            shutil.copyfile(said, directory / "proposal.json", follow_symlinks=False)
-        return launched
-
     def _fill_from_ticket(self, folder: Path, ticket: dict[str, Any]) -> str:
         """Put the files that a person tries into the workspace; says what keeps them out."""
         for path, content in ticket["files"].items():
@@ -375,28 +277,6 @@ class Engine:
         assert twin.decision is not None
         value = "" if twin.decision.value is None else f"{twin.decision.value:.6g}, "
         return f"exact repeat of #{number} ({value}{twin.decision.status.value})"
-
-    def _history(self) -> list[Past]:
-        """The baseline, what was kept, and the last experiments, oldest first."""
-        chosen = {each.number: each for each in self.view.kept[-HISTORY:]}
-        chosen |= {each.number: each for each in self.view.decided[-HISTORY:]}
-        return [self._past(chosen[number]) for number in sorted(chosen)]
-
-    def _past(self, experiment: Experiment) -> Past:
-        decision = experiment.decision
-        assert decision is not None
-        return Past(
-            experiment.number, experiment.commit, experiment.parent, experiment.kind,
-            decision.status, decision.value, experiment.description,
-            lambda: self._read_sources(experiment.commit or experiment.parent),
-        )  # fmt: skip
-
-    def _read_sources(self, commit: str) -> dict[str, str]:
-        if commit not in self._sources:
-            if len(self._sources) > 2 * HISTORY:
-                self._sources.clear()
-            self._sources[commit] = self.workspace.sources(commit)
-        return self._sources[commit]
 
     # Measure and decide
 
@@ -528,12 +408,7 @@ class Engine:
         Otherwise who can make a sample void could choose between seeds.
         """
         told = sum(1 for each in record.taken if each.sample.outcome is not Outcome.VOID)
-        return self._seed(record.number if record.repeats is None else record.repeats, told)
-
-    def _seed(self, number: int, k: int) -> int:
-        """Seeds are ours: they follow from the run's own and cannot be chosen by a candidate."""
-        name = f"{self.view.seed}:{number}:{k}".encode()
-        return int.from_bytes(hashlib.sha256(name).digest()[:4], "big") >> 1
+        return self.view.seed_of(record.number if record.repeats is None else record.repeats, told)
 
     # People, pauses and the clock
 
@@ -545,9 +420,24 @@ class Engine:
             return full.message
         return ""
 
-    async def _pause(self, reason: str, failures: int) -> None:
-        """Wait, longer each time, visibly; a request to stop ends the wait."""
-        wait_s = back_off_s(failures)
+    async def _agent_failed(self, error: AgentError) -> None:
+        """Journal what the failure cost, and wait as long as its kind asks for.
+
+        Raises:
+            UserError: only a person can put it right.
+        """
+        with contextlib.suppress(DiskFullError):
+            self.run.append(
+                "agent_failed", self.view.next_number, failure=error.failure.value,
+                message=clean(error.message, REASON_LENGTH), tokens=error.tokens,
+                cost_usd=error.cost_usd,
+            )  # fmt: skip
+        if error.failure is AgentFailure.AUTH:
+            raise UserError(error.message, fix=error.fix) from error
+        await self._pause(error.message, agent_wait_s(error, self._failures))
+
+    async def _pause(self, reason: str, wait_s: float) -> None:
+        """Wait visibly; a request to stop ends the wait."""
         # Somebody may have taken even the reserve: then we wait without a word in the journal.
         with contextlib.suppress(DiskFullError):
             self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)
@@ -582,6 +472,14 @@ class Engine:
 def back_off_s(failures: int) -> float:
     """How long to wait after so many failures in a row, in seconds."""
     return min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(failures - 1, 20))
+
+
+def agent_wait_s(error: AgentError, failures: int) -> float:
+    """How long to leave an agent alone, in seconds: as it asks, else by the kind of its failure."""
+    if error.retry_after_s is not None:
+        return min(LONGEST_RETRY_AFTER_S, max(BACK_OFF_S, error.retry_after_s))
+    first_s = FIRST_WAIT_S.get(error.failure, BACK_OFF_S)
+    return min(LONGEST_BACK_OFF_S, first_s * back_off_s(failures))
 
 
 def _mean(record: Experiment) -> float | None:

@@ -11,6 +11,10 @@ AutoresearchError
     └── DiskFullError   no room to write: pause until there is some
 """
 
+from __future__ import annotations
+
+from .types import AgentFailure
+
 
 class AutoresearchError(Exception):
     """Root of all errors raised by autoresearch: a message and the next thing to do."""
@@ -33,7 +37,26 @@ class RunLockedError(UserError):
 
 
 class AgentError(AutoresearchError):
-    """The agent exited with an error or could not be started."""
+    """The agent exited with an error or could not be started: why, and what it cost all the same.
+
+    ``retry_after_s`` is when it asked to be tried again, where it said so.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        fix: str = "",
+        failure: AgentFailure = AgentFailure.CRASHED,
+        retry_after_s: float | None = None,
+        tokens: int | None = None,
+        cost_usd: float | None = None,
+    ) -> None:
+        super().__init__(message, fix=fix)
+        self.failure = failure
+        self.retry_after_s = retry_after_s
+        self.tokens = tokens
+        self.cost_usd = cost_usd
 
 
 class ExecutorError(AutoresearchError):

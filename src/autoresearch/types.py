@@ -52,6 +52,18 @@ class Outcome(StrEnum):
     VOID = "void"
 
 
+class AgentFailure(StrEnum):
+    """Why an agent gave no proposal; each is waited out or ended in its own way."""
+
+    DENIED = "denied"
+    RATE_LIMITED = "rate limited"
+    USAGE_LIMIT = "usage limit"
+    AUTH = "auth"
+    LIMIT = "limit"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+
+
 # The contract: autoresearch.toml after validation (config.py). Seconds and bytes.
 
 

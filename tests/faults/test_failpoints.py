@@ -88,6 +88,7 @@ SCENES: dict[str, Scene] = {
     "journal.ticket": MOVED,
     "inbox.removed": MOVED,
     "journal.paused": FAILING,
+    "journal.agent_failed": FAILING,
     "journal.resumed": FAILING,
     "journal.stop_requested": (_stop, ["--max-experiments", "9"], {}),
     "journal.exhausted": (_nothing, ["--max-experiments", "2", "--agent", "replay"], {}),

@@ -66,7 +66,7 @@ class World:
             self.clock.set_wall(self.rng.choice([-HOUR_S, HOUR_S]))
         if self.happens("executor failed", 0.02):
             raise ExecutorError("the node is gone")
-        if self.happens("disk full", 0.01):
+        if self.happens("disk full", 0.02):
             raise OSError(errno.ENOSPC, "No space left on device")
         if step.startswith("guard"):
             broken = step == "guard-0" and "broken" in (cwd / "train.py").read_text()
@@ -155,7 +155,7 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
             else:
                 run.begin(contract, git.head(task.root), {})
             engine = Stopping(run, contract, Sandbox(Level.NONE), FakeExecutor(world.program))
-            engine.agent = ScriptedAgent(world.edit)
+            engine.desk.agent = ScriptedAgent(world.edit)
             run_simulated(world.clock, engine.loop)
         run.release()
     except KilledError:

@@ -5,6 +5,7 @@ Applying an event costs the same at the ten-thousandth experiment as at the tent
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -13,7 +14,18 @@ from typing import Any
 
 from ..contention import REMEMBERED
 from ..decide import Noise, Reference, Standing
-from ..types import Contention, Decision, Json, Kind, Level, Outcome, Sample, Status, Usage
+from ..types import (
+    AgentFailure,
+    Contention,
+    Decision,
+    Json,
+    Kind,
+    Level,
+    Outcome,
+    Sample,
+    Status,
+    Usage,
+)
 from . import Event
 from .verification import Verification
 
@@ -125,6 +137,7 @@ class RunView:
         self.engine_started = ""
         self.tokens = 0
         self.cost_usd = 0.0
+        self.agent_failures: dict[AgentFailure, int] = dict.fromkeys(AgentFailure, 0)
         self.references: list[tuple[float, int, bool]] = []
         self.closed_noise = Noise()
         self.credit_used = 0.0
@@ -165,6 +178,11 @@ class RunView:
         """The experiment in flight, if any: opened and not decided."""
         experiment = self.experiments.get(self.next_number)
         return experiment if experiment and experiment.decision is None else None
+
+    def seed_of(self, number: int, k: int) -> int:
+        """A seed that follows from the run's own and cannot be chosen by a candidate."""
+        name = f"{self.seed}:{number}:{k}".encode()
+        return int.from_bytes(hashlib.sha256(name).digest()[:4], "big") >> 1
 
     @property
     def verified(self) -> Verification | None:
@@ -289,6 +307,11 @@ class RunView:
         experiment.dropped = tuple(body.get("dropped", ()))
         self.tokens += experiment.tokens or 0
         self.cost_usd += experiment.cost_usd or 0.0
+
+    def _on_agent_failed(self, event: Event, body: dict[str, Any]) -> None:
+        self.agent_failures[AgentFailure(body["failure"])] += 1
+        self.tokens += body["tokens"] or 0
+        self.cost_usd += body["cost_usd"] or 0.0
 
     def _on_sealed(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
