@@ -14,9 +14,9 @@ VARIABLE = "AUTORESEARCH_FAILPOINT"
 EVENTS = (
     "run_started", "engine_started", "contract_changed", "run_ended", "stop_requested",
     "paused", "resumed", "agent_failed", "warning", "ticket", "exhausted", "setup_started",
-    "setup_done", "opened", "proposed", "sealed", "attempt", "sample", "guarded", "decided", "delivered",
-    "verify_started", "verify_sealed", "verify_attempt", "verify_sample", "verify_abandoned",
-    "verified", "offered",
+    "setup_done", "opened", "proposed", "sealed", "attempt", "sample", "guarded", "decided",
+    "delivered", "verify_started", "verify_sealed", "verify_attempt", "verify_sample",
+    "verify_abandoned", "verified", "offered",
 )  # fmt: skip
 NAMES = (
     *(f"journal.{kind}" for kind in EVENTS),
