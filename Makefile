@@ -9,7 +9,7 @@ demo: .venv/.demo
 	$(BIN)/autoresearch demo
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3
 
 endurance: .venv/.test
 	$(BIN)/python -m pytest -n 2 --endurance
