@@ -145,6 +145,7 @@ direction = "higher"
 evaluate = "e"
 answer = "a"
 answer_cpu = "9s"
+loopback = true
 min_gain = 0.5
 target = 3
 [[guard]]
@@ -182,6 +183,7 @@ def test_a_snapshot_is_the_whole_contract() -> None:
         ('memory = "2GiB"', 'memory = "3GiB"', ["run.memory"]),
         ("min_gain = 0.5", "min_gain = 0.6", ["metric.min_gain"]),
         ('command = "g1"', 'command = "g3"', ["guard"]),
+        ("loopback = true", "loopback = false", ["metric.loopback"]),
         ("confirm = 3", "confirm = 4", ["keep.confirm"]),
         ("experiments = 5", "experiments = 6", []),
         ('use = "command"', 'use = "search"', []),

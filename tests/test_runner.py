@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +21,9 @@ from autoresearch.types import Level
 
 CONFINED = sandbox.probe()
 PLAIN = sandbox.Sandbox(Level.NONE)
+needs_namespaces = pytest.mark.skipif(
+    CONFINED.level is not Level.NAMESPACES, reason=CONFINED.reason
+)
 
 
 class Server:
@@ -284,3 +288,92 @@ def until(condition: Any, seconds: float = 10) -> None:
     while not condition():
         assert time.monotonic() < give_up, "did not happen in time"
         time.sleep(0.02)
+
+
+SERVES = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", 8765))
+sys.stdout.buffer.write(b"up"); sys.stdout.flush()
+while True:
+    connection, _ = server.accept()
+    connection.sendall(b"hello")
+    connection.close()
+"""
+ASKS = """
+import os, socket
+os.read(int(os.environ["AUTORESEARCH_ANSWER_FD"]), 3)
+print(socket.create_connection(("127.0.0.1", 8765), 5).recv(9).decode())
+print([name for _, name in socket.if_nameindex()])
+"""
+ESCAPES = """
+import fcntl, os, socket, struct, sys
+name = sys.argv[2].replace('@', chr(0))
+def attempt(what, way):
+    try:
+        way()
+        print(what, "open", file=sys.stderr)
+    except OSError:
+        pass
+def send():
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53))
+def down():
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH14x", b"lo", 0))
+port = int(sys.argv[1])
+attempt("the machine's loopback", lambda: socket.create_connection(("127.0.0.1", port), 2))
+attempt("the internet", lambda: socket.create_connection(("192.0.2.1", 80), 2))
+attempt("datagrams", send)
+attempt("a socket without a file", lambda: socket.socket(socket.AF_UNIX).connect(name))
+attempt("raw sockets", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+attempt("the device", down)
+print("tried", file=sys.stderr)
+os.write(1, b"up")
+"""
+
+
+def joined(folder: Path, asks: str, serves: str, *words: str) -> dict[str, Any]:
+    def process(name: str, script: str, *argv: str) -> Any:
+        box = Box(
+            ["/usr/bin/python3", "-c", script, *argv], Path("/"), {"PATH": "/usr/bin:/bin"},
+            folder / name, loopback=True,
+        )  # fmt: skip
+        return CONFINED.process(box)
+
+    return job(process("scorer.log", asks), process("answer.log", serves, *words))
+
+
+@needs_namespaces
+def test_scorer_and_answerer_can_share_a_loopback_of_their_own(
+    server: Server, tmp_path: Path
+) -> None:
+    for _ in range(2):  # the port is free again
+        (step,) = server.run(joined(tmp_path, ASKS, SERVES))["steps"]
+        assert step["outcome"] == "ok", (tmp_path / "answer.log").read_text()
+        assert (tmp_path / "scorer.log").read_text() == "hello\n['lo']\n"
+
+
+@needs_namespaces
+def test_a_shared_loopback_leads_nowhere_else(server: Server, tmp_path: Path) -> None:
+    waits = "import os; os.read(int(os.environ['AUTORESEARCH_ANSWER_FD']), 3)"
+    name = f"@autoresearch-{uuid.uuid4()}"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as outside,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        abstract.bind(name.replace("@", "\0"))
+        abstract.listen()
+        port = str(outside.getsockname()[1])
+        (step,) = server.run(joined(tmp_path, waits, ESCAPES, port, name))["steps"]
+    assert step["outcome"] == "ok"
+    assert (tmp_path / "answer.log").read_text() == "tried\n"
+
+
+@needs_namespaces
+def test_without_a_network_of_its_own_nothing_starts(tmp_path: Path) -> None:
+    broken = tmp_path / "runner.py"
+    broken.write_text(RUNNER.read_text().replace("CLONE_NEWUSER | CLONE_NEWNET", "-1"))
+    server = Server(broken)
+    assert "private network" in server.run(joined(tmp_path, ASKS, SERVES)).get("error", "")
+    assert not (tmp_path / "scorer.log").exists()
+    server.process.kill()
+    server.process.wait()

@@ -283,3 +283,13 @@ def test_sandboxes_of_a_killed_engine_are_swept(tmp_path: Path) -> None:
     assert sandbox.sweep(tmp_path / "scr") == 0
     assert sandbox.sweep(tmp_path) >= 1
     assert orphan.wait(5) != 0
+
+
+@pytest.mark.parametrize("level", [Level.LANDLOCK, Level.SEATBELT])
+def test_rules_by_path_give_no_network_of_ones_own(level: Level) -> None:
+    weak = Sandbox(level, "bubblewrap (bwrap) is not installed")
+    weak.require_loopback(False)
+    with pytest.raises(UserError, match=r"metric\.loopback needs level namespaces, this is"):
+        weak.require_loopback(True)
+    box = Box(["/bin/true"], Path("/"), {}, Path("/dev/null"), loopback=True)
+    assert weak.process(box)["loopback"] is False

@@ -123,6 +123,7 @@ class Bench:
         *,
         sealed: bool = False,
     ) -> None:
+        sandbox.require_loopback(contract.metric.loopback)
         self.contract = contract
         self.places = places if sandbox.remaps else places.apart()
         if self.places.work is not None:
@@ -403,8 +404,8 @@ class Bench:
             Mount(out, INSIDE_OUT),
         ]
         log, cpu_s = folder / "answer.log", self.contract.metric.answer_cpu_s
-        gpus = self.contract.run.gpus > 0
-        return self._box(argv, env, log, mounts, gpus=gpus, cpu_s=cpu_s)
+        gpus, loopback = self.contract.run.gpus > 0, self.contract.metric.loopback
+        return self._box(argv, env, log, mounts, gpus=gpus, cpu_s=cpu_s, loopback=loopback)
 
     def _evaluation_box(
         self, argv: Sequence[str], env: Env, folder: Path, out: Path, usage: Path
@@ -420,14 +421,16 @@ class Bench:
             Mount(usage, INSIDE_USAGE),
         ]
         env = {**env, "AUTORESEARCH_USAGE": INSIDE_USAGE}
-        return self._box(argv, env, folder / "evaluate.log", mounts)
+        loopback = self.contract.metric.loopback
+        return self._box(argv, env, folder / "evaluate.log", mounts, loopback=loopback)
 
     def _box(
         self, argv: Sequence[str], env: Env, log: Path, mounts: Sequence[Mount], *,
-        gpus: bool = False, cpu_s: float | None = None,
+        gpus: bool = False, cpu_s: float | None = None, loopback: bool = False,
     ) -> Box:  # fmt: skip
         self._make_points(mounts)
-        return Box(argv, self.places.root, env, log, mounts, gpus=gpus, cpu_s=cpu_s)
+        root = self.places.root
+        return Box(argv, root, env, log, mounts, gpus=gpus, cpu_s=cpu_s, loopback=loopback)
 
     def _evaluation_tree(self) -> Path:
         """The base commit's files, exported once per run; what is sealed only for `verify`."""

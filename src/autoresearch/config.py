@@ -208,11 +208,14 @@ class MetricSection(Section):
     pattern: Pattern | None = None
     min_gain: Annotated[Number, Field(ge=0)] = 0.0
     target: Number | None = None
+    loopback: bool = False
 
     @model_validator(mode="after")
     def _answer_needs_evaluate(self) -> MetricSection:
         if self.answer is not None and self.evaluate is None:
             raise _wrong("answer needs evaluate: the protected command that asks the questions")
+        if self.loopback and self.answer is None:
+            raise _wrong("loopback needs answer: the command that serves what evaluate asks for")
         return self
 
 
@@ -378,7 +381,7 @@ def _contract(file: File, path: Path) -> Contract:
         ),
         metric=types.Metric(
             metric.name, metric.direction, metric.evaluate, metric.answer, metric.answer_cpu,
-            metric.timeout, metric.pattern, metric.min_gain, metric.target,
+            metric.timeout, metric.pattern, metric.min_gain, metric.target, metric.loopback,
         ),
         guards=tuple(types.Guard(each.command, each.timeout, each.expect) for each in file.guard),
         keep=types.Keep(file.keep.confirm, file.keep.confidence, file.keep.simplicity),

@@ -12,7 +12,9 @@ A job:    {"nonce", "result": path, "steps": [step], "cores": [int] | null, "mem
 A step:   {"name", "processes": [process], "deadline_s", "usage_file": path | null,
            "artefacts": path | null, "writable": [path]}
 A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin": path | null,
-            "cpu_s": float | null}
+            "cpu_s": float | null, "loopback": bool}
+Processes with "loopback" start in a network of the step's own, with nothing in it but a loopback
+device; one that keeps the network it starts in then reaches the others of its step, and no more.
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
 The result: {"nonce", "node", "account", "steps": [{"name", "outcome", "detail", "exit_code",
@@ -68,6 +70,8 @@ PF_KTHREAD = 0x200000
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
 
 class CancelledError(Exception):
@@ -296,7 +300,7 @@ def control_processes(option: int, value: int) -> None:
 def libc() -> Any:
     import ctypes  # costs as much as the interpreter's own start
 
-    return ctypes.CDLL(None)
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def disk_used(paths: Iterable[str]) -> int:
@@ -339,8 +343,79 @@ def only_data(directory: str) -> None:
                 os.unlink(entry.path)
 
 
-def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int]] = ()) -> int:
-    """Fork and execute one process in a session of its own; ``pipes`` are (fd there, fd here)."""
+def make_network() -> tuple[int, int]:
+    """A network with nothing but a loopback device, as descriptors of (user, network) namespace.
+
+    It lasts as long as a descriptor or a process in it. It belongs to a user namespace in which
+    its members have no rights once they have entered one below, as bubblewrap does.
+
+    Raises:
+        OSError: this machine does not allow it.
+    """
+    read, write = os.pipe()
+    hold_read, hold_write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(hold_write)
+        try:
+            unshare_network()
+            os.write(write, b"made")
+            os.read(hold_read, 1)
+        except BaseException as error:
+            os.write(write, f"no private network: {error}".encode())
+        os._exit(0)
+    os.close(write)
+    os.close(hold_read)
+    try:
+        said = os.read(read, CHUNK).decode()
+        if said != "made":
+            raise OSError(said or "no private network")
+        names = [f"/proc/{pid}/ns/{kind}" for kind in ("user", "net")]
+        user, net = (os.open(name, os.O_RDONLY) for name in names)
+        return user, net
+    finally:
+        os.close(read)
+        os.close(hold_write)
+        os.waitpid(pid, 0)
+
+
+def unshare_network() -> None:
+    """Leave the machine's network for an empty one, as the only user of a namespace of our own."""
+    import fcntl
+    import socket
+
+    uid, gid = os.geteuid(), os.getegid()
+    kernel(libc().unshare(CLONE_NEWUSER | CLONE_NEWNET))
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{uid} {uid} 1"),
+        ("gid_map", f"{gid} {gid} 1"),
+    ):
+        with open(f"/proc/self/{name}", "w") as file:
+            file.write(text)
+    with socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
+
+
+def kernel(result: int) -> None:
+    """Raise what a call into the C library failed with."""
+    if result < 0:
+        import ctypes
+
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def start(
+    process: Fields,
+    job: Fields,
+    out: int,
+    pipes: Sequence[tuple[int, int]] = (),
+    network: Sequence[int] = (),
+) -> int:
+    """Fork and execute one process in a session of its own.
+
+    ``pipes`` are (fd there, fd here); ``network`` are the namespaces to enter.
+    """
     stdin = os.open(process.get("stdin") or os.devnull, os.O_RDONLY)
     parent = os.getpid()
     pid = os.fork()
@@ -348,6 +423,9 @@ def start(process: Fields, job: Fields, out: int, pipes: Sequence[tuple[int, int
         os.close(stdin)
         return pid
     try:
+        # First of all: whoever changes namespaces may lose what is armed.
+        for namespace in network:
+            kernel(libc().setns(namespace, 0))
         # Armed before anything else runs: bubblewrap arms its own only later.
         control_processes(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -411,6 +489,9 @@ class Step:
         """Start the process, or scorer and answerer with the two pipes between them."""
         pipes: list[tuple[Sequence[tuple[int, int]], Sequence[int]]] = [((), ())]
         held: Sequence[int] = ()
+        network: Sequence[int] = ()
+        if any(process.get("loopback") for process in self.step["processes"]):
+            network = make_network()
         if len(self.step["processes"]) == 2:
             ask_read, ask_write = os.pipe()
             answer_read, answer_write = os.pipe()
@@ -427,10 +508,11 @@ class Step:
                 read, write = os.pipe()
                 self.logs.append(Log(process["log"], self.job["log_bytes"]))
                 self.readers[read] = self.logs[-1]
-                self.started.append(start(process, self.job, write, descriptors))
+                entered = network if process.get("loopback") else ()
+                self.started.append(start(process, self.job, write, descriptors, entered))
                 os.close(write)
         finally:
-            for fd in held:
+            for fd in (*held, *network):
                 os.close(fd)
 
     def watch(self, leash: int | None) -> tuple[str, str]:

@@ -91,7 +91,8 @@ class Box:
     """One process and all it may see: nothing else of the machine is reachable from it.
 
     Deeper mounts come on top of shallower ones. ``cwd`` and the paths in ``env`` are places as the
-    process is shown them; text in ``env`` is passed on as it is.
+    process is shown them; text in ``env`` is passed on as it is. Boxes of one step with
+    ``loopback`` share a network of their own, which leads nowhere else.
     """
 
     argv: Sequence[str]
@@ -104,6 +105,7 @@ class Box:
     gpus: bool = False
     stdin: Path | None = None
     cpu_s: float | None = None
+    loopback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,24 @@ class Sandbox:
             "log": str(box.log),
             "stdin": str(box.stdin) if box.stdin else None,
             "cpu_s": box.cpu_s,
+            # The runner makes that network and starts bubblewrap in it, or does not start it.
+            "loopback": box.loopback and self.level is Level.NAMESPACES,
         }
+
+    def require_loopback(self, wanted: bool) -> None:
+        """Refuse a task whose processes need a network of their own where there is none.
+
+        Rules by path know ports and no addresses: an open port is open to the whole world.
+
+        Raises:
+            UserError: this level cannot give it.
+        """
+        if wanted and self.level in (Level.LANDLOCK, Level.SEATBELT):
+            raise UserError(
+                f"metric.loopback needs level namespaces, this is {self.level.value}"
+                f" ({self.reason})",
+                fix=f"{raise_level(self)}; or let answer serve over its pipe, without loopback",
+            )
 
     def _rules(self, box: Box) -> dict[str, Json]:
         """What the box may open, for the levels that go by path: see ``landlock.py``."""
@@ -199,7 +218,7 @@ class Sandbox:
 
     def _profile(self, box: Box) -> list[str]:
         argv = [self.bwrap, "--unshare-user", "--disable-userns", "--unshare-all"]
-        if box.network:
+        if box.network or box.loopback:
             argv.append("--share-net")
         argv += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
         if box.whole_system:

@@ -102,6 +102,7 @@ class Metric:
     pattern: str | None = None
     min_gain: float = 0.0
     target: float | None = None
+    loopback: bool = False
 
     @property
     def self_reported(self) -> bool:
