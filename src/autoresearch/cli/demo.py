@@ -23,7 +23,7 @@ IDENTITY = ("-c", "user.name=autoresearch", "-c", "user.email=autoresearch@local
 
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--workload", type=click.Choice(["tinylm", "latency"]), default="tinylm")
+@click.option("--workload", type=click.Choice(["tinylm", "latency", "service"]), default="tinylm")
 @click.option("--experiments", type=click.IntRange(1), default=EXPERIMENTS, show_default=True)
 @click.option("--unconfined", is_flag=True, help="Run edited code with your own rights.")
 def demo(folder: Path | None, workload: str, experiments: int, unconfined: bool) -> None:
