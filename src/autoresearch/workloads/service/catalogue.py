@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 TITLE, TEXT = 3, 24
 VOCABULARY = 600
+MOST = 50  # items that one search may ask for
 
 
 @dataclass(frozen=True)

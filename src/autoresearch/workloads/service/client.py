@@ -48,7 +48,7 @@ class Line:
 
 
 class Client:
-    """``lines`` connections to one port, opened when they are needed and kept as long as allowed."""
+    """``lines`` connections to one port, opened when needed and kept as long as allowed."""
 
     def __init__(self, port: int, lines: int) -> None:
         self.address = ("127.0.0.1", port)

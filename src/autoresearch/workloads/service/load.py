@@ -39,7 +39,9 @@ def requests(count: int, items: list[Item]) -> list[Request]:
         number = min(int(rng.paretovariate(0.5)) - 1, 10**6) % len(items)
         if kind < SEARCHES + CHANGES:
             add = rng.randint(1, 9)
-            found.append(Request(post(f"/items/{number}/stock", f'{{"add": {add}}}'), (), 0, number, add))
+            found.append(
+                Request(post(f"/items/{number}/stock", f'{{"add": {add}}}'), (), 0, number, add)
+            )
         else:
             found.append(Request(get(f"/items/{number}"), (), 0, number))
     return found

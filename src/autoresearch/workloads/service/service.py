@@ -21,7 +21,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from catalogue import Item, draw, first_stock
+from catalogue import MOST, Item, draw, first_stock
 
 THREADS = 1
 BACKLOG = 32
@@ -31,13 +31,11 @@ READ_BUFFER = 64
 WRITE_PIECE = 64
 NO_DELAY = False
 CACHED_SEARCHES = 1
-INDENT = 8
+INDENT = 8  # choices: 0, 2, 8
 WORDS = "split each time"  # choices: split each time, split once, counted once
-LOG_EVERY = 1
+LOG_EVERY = 1  # choices: 0, 1, 100
 SWITCH_INTERVAL_S = 0.005
 GC_THRESHOLD = 100
-
-MOST = 50  # items that one search may ask for
 
 
 class Shop:
@@ -80,9 +78,7 @@ class Shop:
         for score, price, number in hits[:limit]:
             item = self.item(number)
             assert item is not None
-            found.append(
-                {"number": number, "title": item.title, "price": price, "score": -score}
-            )
+            found.append({"number": number, "title": item.title, "price": price, "score": -score})
         return {"total": len(hits), "items": found}
 
     def item(self, number: int) -> Item | None:
@@ -153,7 +149,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         place = self.path.strip("/").split("/")
-        if len(place) != 3 or (place[0], place[2]) != ("items", "stock") or not place[1].isdecimal():
+        if (
+            len(place) != 3
+            or (place[0], place[2]) != ("items", "stock")
+            or not place[1].isdecimal()
+        ):
             self.answer(404, {"error": "not found"})
             return
         try:
