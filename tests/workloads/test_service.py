@@ -295,7 +295,8 @@ def test_only_honest_speed_pays(tmp_path: Path) -> None:
     assert (baseline.status, faster.status) == (Status.KEEP, Status.KEEP)
     assert baseline.value is not None and faster.value is not None
     assert faster.value > 1.3 * baseline.value
-    assert not run.view().experiments[0].self_reported
+    said = (run.run_folder / "experiments/2/samples/0/answer.log").read_text()
+    assert "METRIC requests_per_s=1000000000" in said
     for other in (forged, roaming):
         # It serves, so it is measured; what it prints and where it looks makes no difference.
         assert other.value is not None and other.value < 10 * faster.value, other
