@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 from autoresearch.cli import COMMANDS
@@ -26,9 +27,12 @@ def test_a_sound_task_is_ready(toy: MakeToy) -> None:
 
 
 def test_a_metric_that_ignores_the_candidate_is_found_out(toy: MakeToy) -> None:
-    task = toy({"evaluate.py": "print('loss: 1')\n"},
+    slow = "import time; time.sleep(1.5); print('loss: 1')\n"
+    task = toy({"evaluate.py": slow},
                metric='name = "loss"\nevaluate = "python3 evaluate.py"')  # fmt: skip
     said = task.call("check", code=2).stdout
+    speed = re.search(r"^speed +(\S+) s a sample", said, re.MULTILINE)
+    assert speed is not None and float(speed[1]) >= 1.5, "the evaluation takes its time, too"
     assert "an emptied editable file scores 1, the baseline 1" in said
     assert "none: different seeds give the same value" in said
     assert said.splitlines()[-1] == "not ready"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import statistics
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Finding:
     problems: list[dict[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    took_s: list[float] = field(default_factory=list)
     crippled: Sample | None = None
 
     def problem(self, key: str, value: str, fix: str) -> None:
@@ -111,8 +113,10 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
             await bench.setup()
         for k in range(SAMPLES):
             say(f"sample {k + 1}   {' '.join(contract.run.command)} ...")
+            began = time.monotonic()
             sample = await bench.measure(base, 0, k, seed=k + 1)
             finding.samples.append(sample)
+            finding.took_s.append(time.monotonic() - began)
             if sample.outcome is not Outcome.OK:
                 log = places.sample(0, k) / "run.log"
                 finding.problem("run.command", sample.reason, f"read {log}, mend it and commit")
@@ -208,7 +212,7 @@ def _print(contract: Contract, finding: Finding) -> None:
     values = [sample.value for sample in finding.samples if sample.value is not None]
     if values:
         noise = _noise(finding) or 0.0
-        wall_s = statistics.mean(sample.usage.wall_s for sample in finding.samples)
+        wall_s = statistics.mean(finding.took_s)
         click.echo(f"baseline   {contract.metric.name} {statistics.mean(values):.6g}")
         click.echo(
             f"noise      {noise:.3g} between seeds; four fresh samples tell a gain of"
