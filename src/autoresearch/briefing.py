@@ -14,6 +14,7 @@ KEPT_SHOWN = 12
 RECENT_SHOWN = 20
 INSTRUCTIONS_LENGTH = 12_000
 LOG_LINES, LOG_WIDTH = 15, 160
+NOTES_SHOWN, IDEAS_SHOWN = 10, 10
 
 
 def briefing(
@@ -40,7 +41,8 @@ def briefing(
     ]
     if plan.hypothesis:
         lines += ["", f"Try this idea: {clean(plan.hypothesis, 1000)}"]
-    history = ["## Kept, newest first"]
+    lines += _notes(view)
+    history = [*_ideas(view), "## Kept, newest first"]
     history += [_line(each) for each in reversed(view.kept[-KEPT_SHOWN:])]
     history += ["", "## Tried last, newest first"]
     history += [_line(each) for each in reversed(view.decided[-RECENT_SHOWN:])]
@@ -55,6 +57,31 @@ def briefing(
     if instructions:
         lines += ["", "## Instructions of the task", "", instructions[:INSTRUCTIONS_LENGTH]]
     return "\n".join(lines) + "\n"
+
+
+def _notes(view: RunView) -> list[str]:
+    """What the person wants every agent to know."""
+    notes = [f"- {clean(note.text, 400)}" for note in view.ideas.notes[-NOTES_SHOWN:]]
+    return ["", "Notes of the person who started this:", *notes] if notes else []
+
+
+def _ideas(view: RunView) -> list[str]:
+    """How the idea that is tried now fared before, and which others have a turn of their own."""
+    lines = []
+    now = view.unfinished
+    idea = view.ideas.get(now.idea) if now else None
+    if idea is not None and idea.tries:
+        before = [view.experiments[number] for number in idea.experiments]
+        lines += ["## The idea to try, before"]
+        lines += [_line(each) for each in before if each.decision is not None]
+        lines += [f"- {clean(idea.reason, 200)}"] if idea.reason else []
+        lines += [""]
+    if queue := view.ideas.queue:
+        lines += ["## Ideas that have a turn of their own later: leave them alone"]
+        lines += [f"- {clean(each.text, 120)}" for each in queue[:IDEAS_SHOWN]]
+        lines += [f"- and {len(queue) - IDEAS_SHOWN} more"] if len(queue) > IDEAS_SHOWN else []
+        lines += [""]
+    return lines
 
 
 def _line(experiment: Experiment) -> str:

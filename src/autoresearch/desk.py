@@ -6,6 +6,7 @@ Agents keep no memory between calls: whatever they may know is in the assignment
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 from pathlib import Path
@@ -60,12 +61,11 @@ class Desk:
         directory = self.run.places.experiment(record.number)
         directory.mkdir(parents=True, exist_ok=True)
         plan = Plan(record.parent, record.kind, record.hypothesis)
-        path = self.contract.task.instructions
-        instructions = self.contract.root / path if path else None
-        text = instructions.read_text("utf-8") if instructions and instructions.is_file() else ""
         brief = directory / "briefing.md"
         log = self._last_failure()
-        brief.write_text(briefing(self.view, self.contract, plan, text, log), encoding="utf-8")
+        brief.write_text(
+            briefing(self.view, self.contract, plan, self._instructions(), log), encoding="utf-8"
+        )
         (directory / "proposal.json").unlink(missing_ok=True)
 
         async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
@@ -82,9 +82,7 @@ class Desk:
             history=self._history(),
             briefing=brief,
             directory=directory,
-            turn=sum(
-                1 for each in self.view.decided[1:] if not each.ticket and each.repeats is None
-            ),
+            turn=sum(1 for each in self.view.decided[1:] if not each.open and each.repeats is None),
             launch=launch,
             inside=self._inside(directory, folder),
         )
@@ -95,6 +93,13 @@ class Desk:
             raise AgentError(
                 f"{choice.use} did not answer within its timeout", failure=AgentFailure.TIMEOUT
             ) from error
+
+    def _instructions(self) -> str:
+        """What the person says now, read anew each time; nothing where it cannot be read."""
+        path = self.contract.task.instructions
+        with contextlib.suppress(OSError):
+            return (self.contract.root / path).read_text("utf-8", "replace") if path else ""
+        return ""
 
     def _last_failure(self) -> str:
         """What the last experiment printed, where it crashed or ran out of time."""

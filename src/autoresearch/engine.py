@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import disk, git, limits, verify
+from . import disk, git, inbox, limits, registry, verify
 from .bench import Bench
 from .contention import unless_void
 from .decide import (
@@ -26,6 +25,7 @@ from .desk import Desk
 from .errors import AgentError, AutoresearchError, DiskFullError, ExecutorError, UserError
 from .executors.local import LocalExecutor
 from .failpoint import failpoint
+from .journal import ideas
 from .journal.view import Experiment, Role
 from .ports import Executor
 from .run import REASON_LENGTH, Run
@@ -54,6 +54,7 @@ LONGEST_BACK_OFF_S = 600.0
 LONGEST_RETRY_AFTER_S = 6 * 3600.0
 FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0}
 STUCK = 5
+BY_REQUEST = "by request; autoresearch resume goes on"
 OUTCOMES = {Outcome.CRASH: Status.CRASH, Outcome.TIMEOUT: Status.TIMEOUT}
 
 
@@ -88,6 +89,7 @@ class Engine:
         )
         self._failures = 0
         self._stopping = asyncio.Event()
+        self._watching: asyncio.Future[None] | None = None
 
     def request_stop(self, by: str) -> None:
         """End after the sample in flight, even where a full disk keeps the journal from it."""
@@ -98,7 +100,7 @@ class Engine:
     async def loop(self, *, ticket: str | None = None) -> End:
         """Run until a limit, the target or a person says stop; or until ``ticket`` is decided."""
         self.run.append("engine_started", level=self.bench.sandbox.level.value)
-        watch = asyncio.ensure_future(self._watch_inbox())
+        self._watching = watch = asyncio.ensure_future(self._watch_inbox())
         end = End("interrupted", interrupted=True)
         try:
             while True:
@@ -133,6 +135,7 @@ class Engine:
                 self.run.require_room()
                 if self.view.paused is not None:
                     self.run.append("resumed")
+                await self._hold()
                 if self.view.decided:
                     await self._milestone()
                     await self._experiment(self._plan())
@@ -157,7 +160,9 @@ class Engine:
     async def _milestone(self) -> None:
         """Now and then, see whether the recorded gain reproduces; flags it, and changes nothing."""
         if samples := verify.due(self.view):
-            verifier = verify.Verifier(self.run, self.bench, stop=lambda: self.view.stop_requested)
+            view = self.view
+            asked = lambda: view.stop_requested or view.pause_requested  # noqa: E731
+            verifier = verify.Verifier(self.run, self.bench, stop=asked)
             await verifier.verify(samples, milestone=True)
 
     async def _experiment(self, plan: Plan) -> Experiment:
@@ -172,7 +177,12 @@ class Engine:
 
     def _open(self, plan: Plan) -> Experiment:
         ticket = self._next_ticket()
-        return self.run.open(plan, self._agent_name(ticket), ticket=ticket)
+        reads = registry.reads(self.contract.agents[0].use)
+        idea = None if ticket else self.view.ideas.next(reads=reads)
+        if idea is None:
+            return self.run.open(plan, self._agent_name(ticket), ticket=ticket)
+        name = "patch" if idea.code else self._agent_name("")
+        return self.run.open(replace(plan, hypothesis=idea.text), name, idea=idea.number)
 
     def _open_void(self) -> Experiment | None:
         """Open the experiment that was just decided void once more, with the same candidate."""
@@ -180,7 +190,9 @@ class Engine:
         if void is None or not self.run.store.has(void.commit):
             return None
         plan = Plan(void.parent, void.kind, void.hypothesis)
-        record = self.run.open(plan, void.agent, ticket=void.ticket, repeats=void.number)
+        record = self.run.open(
+            plan, void.agent, ticket=void.ticket, repeats=void.number, idea=void.idea
+        )
         if not record.commit:
             self.run.append(
                 "proposed", record.number, description=void.description,
@@ -212,7 +224,10 @@ class Engine:
         if record.ticket:
             ticket = self.view.tickets[record.ticket]
             proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
-            problem = self._fill_from_ticket(folder, ticket)
+            problem = self._fill(folder, ticket["files"], ticket.get("patch"))
+        elif (idea := self.view.ideas.get(record.idea)) is not None and idea.code:
+            proposal = Proposal(idea.text, hypothesis=idea.text, kind=Kind.IMPROVE)
+            problem = self._fill(folder, {}, idea.patch)
         else:
             proposal = await self.desk.ask(record, folder)
         if proposal.exhausted:
@@ -252,18 +267,18 @@ class Engine:
         )
         return None
 
-    def _fill_from_ticket(self, folder: Path, ticket: dict[str, Any]) -> str:
-        """Put the files that a person tries into the workspace; says what keeps them out."""
-        for path, content in ticket["files"].items():
+    def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
+        """Put what a person tries into the workspace; says what keeps it out."""
+        for path, content in files.items():
             target = folder / path
             if content is None:
                 target.unlink(missing_ok=True)
             else:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(base64.b64decode(content))
-        if ticket.get("patch"):
+        if patch_base64:
             patch = self.bench.places.scratch / "try.patch"
-            patch.write_bytes(base64.b64decode(ticket["patch"]))
+            patch.write_bytes(base64.b64decode(patch_base64))
             if problem := git.apply_patch(folder, patch):
                 return f"the patch does not apply: {problem}"
         return ""
@@ -360,7 +375,12 @@ class Engine:
         )
 
     async def _take(self, step: MoreSamples | CheckGuards, record: Experiment) -> None:
-        """Do what a decision asks for: one sample, or the guards."""
+        """Do what a decision asks for: one sample, or the guards.
+
+        Raises:
+            StopAsyncIteration: a person wants the run to end, or to pause and then end.
+        """
+        await self._hold()
         k, number = record.attempts, record.number
         if isinstance(step, CheckGuards):
             least = self.view.experiments[0].guard_counts
@@ -445,28 +465,51 @@ class Engine:
             async with asyncio.timeout(wait_s):
                 await self._stopping.wait()
 
+    async def _hold(self) -> None:
+        """Wait visibly as long as a person wants the run paused.
+
+        Raises:
+            StopAsyncIteration: it is to end meanwhile.
+        """
+        if not self.view.pause_requested:
+            return
+        self.run.append("paused", reason=BY_REQUEST, wait_s=None)
+        while self.view.pause_requested:
+            if self._stopping.is_set():
+                raise StopAsyncIteration
+            if self._watching is not None and self._watching.done():
+                self._watching.result()  # nobody would hear who asks to go on
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INBOX_S):
+                    await self._stopping.wait()
+        self.run.append("resumed")
+
     async def _watch_inbox(self) -> None:
         """Journal what other commands ask for; the file goes only after its event is durable."""
-        inbox = self.run.places.run / "inbox"
         while True:
             with contextlib.suppress(DiskFullError):  # the file stays, and is read again
-                for path in sorted(inbox.glob("*.json")):
-                    self._take_request(path)
+                for path, request in inbox.pending(self.run.places.run):
+                    self._take_request(request)
                     path.unlink(missing_ok=True)
                     failpoint("inbox.removed")
             await asyncio.sleep(INBOX_S)
 
-    def _take_request(self, path: Path) -> None:
-        try:
-            request = json.loads(path.read_bytes())
-            kind, ticket = request["kind"], request.get("ticket")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return
-        if kind == "stop":
-            self.request_stop("inbox")
-        # A kill after its event and before its file was removed: it is known already.
-        elif kind == "ticket" and not self.view.knows(ticket):
-            self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
+    def _take_request(self, request: dict[str, Any]) -> None:
+        """Journal a request; one that is known was journaled before a kill left its file."""
+        view = self.view
+        match request.get("kind"):
+            case "stop":
+                self.request_stop("inbox")
+            case "pause" if not view.pause_requested:
+                self.run.append("pause_requested", by="inbox")
+            case "resume" if view.pause_requested:
+                self.run.append("resume_requested", by="inbox")
+            case "ticket" if not view.knows(request.get("ticket", "")):
+                self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
+            case "idea" if (body := ideas.asked(request, view.ideas)) is not None:
+                self.run.append("idea", **body)
+            case "idea_drop" if (idea := view.ideas.get(request.get("idea"))) and idea.droppable:
+                self.run.append("idea_dropped", idea=idea.number)
 
 
 def back_off_s(failures: int) -> float:

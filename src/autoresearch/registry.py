@@ -16,7 +16,14 @@ AGENTS = {
     "command": "autoresearch.agents.command:CommandAgent",
     "replay": "autoresearch.agents.replay:ReplayAgent",
 }
+# An idea in words waits for another one.
+WORDLESS = ("search", "replay")
 ENTRY_POINTS = "autoresearch.agents"
+
+
+def reads(name: str) -> bool:
+    """Whether an agent understands an idea in words; those of others are taken to."""
+    return name not in WORDLESS
 
 
 def agent(choice: AgentChoice, root: Path) -> Agent:

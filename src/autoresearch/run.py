@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import secrets
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
-from . import config, git, repair, sandbox
+from . import config, git, inbox, repair, sandbox
 from .bench import Places
 from .disk import Reserve
 from .errors import DiskFullError, RunLockedError, StoreError, UserError
@@ -44,7 +43,7 @@ class Run:
         self.listeners: list[Listener] = []
         self.warnings: list[str] = []
         places.run.mkdir(parents=True, exist_ok=True)
-        (places.run / "inbox").mkdir(exist_ok=True)
+        (places.run / inbox.FOLDER).mkdir(exist_ok=True)
         self._lock = _lock(places.run / "engine.lock", tag)
         failpoint("run.locked")
         self.reserve = Reserve(places.run / "reserve")
@@ -53,7 +52,7 @@ class Run:
         self._logged = 0
         self._behind = False
         try:
-            self._drop_old_stops()
+            inbox.take(places.run, inbox.PASSING)  # meant for an engine that is gone
             for each in (places, places.apart()):
                 sandbox.sweep(each.scratch.parent)
                 remove(each.work or each.scratch)
@@ -65,13 +64,6 @@ class Run:
             self.store.close()
             os.close(self._lock)
             raise
-
-    def _drop_old_stops(self) -> None:
-        """Forget requests to stop that were meant for an engine that is gone."""
-        for path in (self.places.run / "inbox").glob("*.json"):
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                if json.loads(path.read_bytes())["kind"] == "stop":
-                    path.unlink()
 
     def _mend_journal(self) -> None:
         """Rebuild the journal where it is damaged, or ends before the log of decisions.
@@ -154,8 +146,8 @@ class Run:
         unfinished = self.view.unfinished
         if unfinished and unfinished.commit and not self.store.has(unfinished.commit):
             plan = Plan(unfinished.parent, unfinished.kind, unfinished.hypothesis)
-            ticket, repeats = unfinished.ticket, unfinished.repeats
-            self._open(unfinished.number, plan, unfinished.agent, ticket, repeats)
+            ticket, repeats, idea = unfinished.ticket, unfinished.repeats, unfinished.idea
+            self._open(unfinished.number, plan, unfinished.agent, ticket, repeats, idea)
 
     def _catch_up(self) -> None:
         """Make the log of decisions, results.tsv and the branch follow from the journal again."""
@@ -195,16 +187,19 @@ class Run:
         return event
 
     def open(
-        self, plan: Plan, agent: str, *, ticket: str = "", repeats: int | None = None
-    ) -> Experiment:
+        self, plan: Plan, agent: str, *, ticket: str = "", repeats: int | None = None,
+        idea: int | None = None,
+    ) -> Experiment:  # fmt: skip
         """Open the next experiment, or the one that was in flight when the engine ended."""
         if (unfinished := self.view.unfinished) and unfinished.commit:
             return unfinished
-        return self._open(self.view.next_number, plan, agent, ticket, repeats)
+        return self._open(self.view.next_number, plan, agent, ticket, repeats, idea)
 
     def _open(
-        self, number: int, plan: Plan, agent: str, ticket: str, repeats: int | None
-    ) -> Experiment:
+        self, number: int, plan: Plan, agent: str, ticket: str, repeats: int | None,
+        idea: int | None,
+    ) -> Experiment:  # fmt: skip
+        asked = self.view.ideas.get(idea)
         self.append(
             "opened",
             number,
@@ -212,9 +207,10 @@ class Run:
             parent=plan.parent,
             hypothesis=plan.hypothesis,
             agent=agent,
-            open=bool(ticket),
+            open=bool(ticket) or (asked is not None and asked.code),
             ticket=ticket,
             repeats=repeats,
+            idea=idea,
         )
         return self.view.experiments[number]
 

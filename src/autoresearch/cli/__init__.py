@@ -20,7 +20,10 @@ COMMANDS = {
     "status": ("autoresearch.cli.views:status", "Say where a run stands."),
     "log": ("autoresearch.cli.views:log", "List the experiments of a run."),
     "show": ("autoresearch.cli.views:show", "Show one experiment: idea, samples, reason, diff."),
+    "idea": ("autoresearch.cli.idea:idea", "Queue ideas and notes while it runs; list, drop them."),
     "stop": ("autoresearch.cli.stop:stop", "End a run after the sample in flight."),
+    "pause": ("autoresearch.cli.pause:pause", "Let a run wait after the sample in flight."),
+    "resume": ("autoresearch.cli.pause:resume", "Go on with a run that was paused."),
     "verify": ("autoresearch.cli.verify:verify", "Measure again what was kept: is it real?"),
     "plot": ("autoresearch.cli.plot:plot", "Draw the progress of a run."),
     "demo": (

@@ -132,8 +132,17 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
             return f"not verified: {clean(str(event.body['reason']))}"
         case "offered":
             return f"branch {event.body['branch']} is at {str(event.body['commit'])[:7]}"
+        case "idea":
+            return f"{'note' if event.body['note'] else 'idea'}: {clean(str(event.body['text']))}"
+        case "idea_dropped":
+            return f"dropped: idea {event.body['idea']}"
+        case "pause_requested":
+            return "pausing after the sample in flight"
         case "paused":
-            return f"{words.phase(view)}; trying again in {event.body['wait_s']:g} s"
+            wait_s = event.body["wait_s"]
+            return words.phase(view) + ("" if wait_s is None else f"; trying again in {wait_s:g} s")
+        case "resume_requested":
+            return "going on"
         case "stop_requested":
             return "stopping after the sample in flight (Ctrl-C again: now)"
         case "warning":
@@ -199,8 +208,8 @@ class Screen:
                 self._clock = Clock(now)
             case "paused":
                 wait_s = event.body["wait_s"]
-                assert isinstance(wait_s, int | float)
-                self._clock = Clock(now, float(wait_s))
+                assert wait_s is None or isinstance(wait_s, int | float)
+                self._clock = Clock(now, wait_s)
             case "opened" | "sealed" | "setup_started" | "resumed":
                 self._clock = Clock(now)
         self._frame = self._compose()
@@ -235,10 +244,8 @@ class Screen:
 
     def _compose_head(self) -> Text:
         view = self._view
-        alert = view.paused or view.stop_requested
-        state = words.phase(view)
-        if view.stop_requested and not view.ended:
-            state = f"stopping after this sample: {state}"
+        alert = view.paused or view.stop_requested or view.pause_requested
+        state = words.doing(view)
         return Text.assemble(
             ("autoresearch ", "bold"), (view.tag, "bold cyan"), ("  " + view.level.value, "dim"),
             ("  the gain does not reproduce" if words.doubtful(view) else "", "bold yellow"),
@@ -282,6 +289,8 @@ class Screen:
                 said.append(f"{name.replace('_', ' ')} {amount(name, value)} of {most:g}")
             elif name == "experiments":
                 said.append(f"{name} {amount(name, value)}")
+        if waiting := len(view.ideas.queue):
+            said.append(f"ideas open {waiting}")
         return Text("   ".join(said), "dim", no_wrap=True, overflow="ellipsis")
 
     def _keys(self) -> Text:

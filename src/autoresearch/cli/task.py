@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import click
 
 from .. import config, git
 from ..errors import UserError
@@ -11,6 +13,13 @@ from ..journal import Journal
 from ..journal.view import RunView
 from ..run import FOLDER, tags
 from ..types import Contract
+
+
+def options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command about a run that is there."""
+    command = click.option("--tag", help="Name of the run (default: the latest).")(command)
+    path = click.Path(path_type=Path, exists=True)
+    return click.option("--dir", "folder", type=path, default=Path())(command)
 
 
 def contract_path(start: Path) -> Path:

@@ -15,6 +15,7 @@ from .. import config, git
 from ..bench import Places
 from ..engine import Engine
 from ..errors import UserError
+from ..inbox import drop
 from ..journal.view import Experiment, RunView
 from ..run import FOLDER, held_by_engine
 from ..scope import Scope
@@ -23,7 +24,6 @@ from ..types import Contract, Json, Status
 from . import task
 from .live import watch
 from .run import Begin, confine, drive, hold
-from .stop import drop
 from .views import row_json
 
 POLL_S = 0.2
@@ -133,8 +133,12 @@ def _editable_files(contract: Contract) -> dict[str, str]:
 def _wait(contract: Contract, tag: str, ticket: str) -> RunView:
     """Wait until the engine that holds the run has decided our ticket."""
     click.echo("the engine of this run takes it next; waiting ...", err=True)
+    told = False
     while True:
         view = task.read_view(contract.root, tag)
+        if view.held and not told:
+            click.echo("the run is paused: autoresearch resume goes on", err=True)
+            told = True
         if ticket not in view.tickets and any(each.ticket == ticket for each in view.decided):
             return view
         if not held_by_engine(contract.root / FOLDER / tag):

@@ -16,10 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import config, limits
+from .. import config, inbox, limits
 from ..bench import read_text
 from ..errors import UserError
 from ..git import Store
+from ..journal.ideas import Ideas, State
 from ..journal.verification import Verification
 from ..journal.view import Experiment, Role, RunView
 from ..run import FOLDER, held_by_engine
@@ -36,9 +37,7 @@ SHARE_SHOWN = 0.01
 def _options(command: Callable[..., None]) -> Callable[..., None]:
     """The options that every reading command has."""
     command = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")(command)
-    command = click.option("--tag", help="Name of the run (default: the latest).")(command)
-    path = click.Path(path_type=Path, exists=True)
-    return click.option("--dir", "folder", type=path, default=Path())(command)
+    return task.options(command)
 
 
 def read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
@@ -57,6 +56,7 @@ def read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
 def status(folder: Path, tag: str | None, as_json: bool) -> None:
     """Say where a run stands."""
     contract, view, run = read(folder, tag)
+    inbox.foresee(view, run)
     found = status_json(contract, view, run)
     if as_json:
         click.echo(json.dumps(found))
@@ -64,13 +64,15 @@ def status(folder: Path, tag: str | None, as_json: bool) -> None:
     reason = f" ({clean(str(found['reason']), 400)})" if found["reason"] else ""
     click.echo(f"run          {view.tag}, {found['state']}{reason}")
     if found["state"] == "running":
-        click.echo(f"phase        {words.phase(view)}")
+        click.echo(f"phase        {words.doing(view)}")
     click.echo(f"level        {view.level.value}")
     for name, each in limits_json(contract, view).items():
         assert isinstance(each, dict)
         used = each["used"]
         if each["max"] is not None and isinstance(used, int | float):
             click.echo(f"limit        {name} {amount(name, used)} of {each['max']:g}")
+    if said := _ideas(view.ideas):
+        click.echo(f"ideas        {said}; autoresearch idea list")
     click.echo(words.summary(contract, view, run).lstrip("\n"))
 
 
@@ -101,7 +103,16 @@ def status_json(contract: Contract, view: RunView, run: Path) -> dict[str, Json]
         "branch": view.branch,
         "results_tsv": str(run / "results.tsv"),
         "verified": verification_json(view, view.verified) if view.verified else None,
+        "ideas": {each.value: view.ideas.counts[each] for each in State},
     }
+
+
+def _ideas(ideas: Ideas) -> str:
+    """How many ideas there are in each state, and notes; empty where there are none."""
+    counts = [f"{count} {state.value}" for state in State if (count := ideas.counts[state])]
+    if notes := len(ideas.notes):
+        counts.append(f"{notes} note{'s' * (notes > 1)}")
+    return ", ".join(counts)
 
 
 def verification_json(view: RunView, record: Verification) -> dict[str, Json]:
@@ -133,7 +144,8 @@ def _state(view: RunView, run: Path) -> tuple[str, str | None]:
         return ("paused", paused) if paused else ("running", None)
     if view.ended and view.end_reason.startswith(("limit", "target", "the agent has nothing")):
         return "done", view.end_reason
-    return "stopped", view.end_reason or "the engine was killed; autoresearch run continues"
+    killed = "the engine was killed" + (" while it was paused" if view.held else "")
+    return "stopped", view.end_reason or f"{killed}; autoresearch run continues"
 
 
 @click.command()
@@ -256,7 +268,8 @@ def _show_json(
     return {
         "version": 1, **row_json(contract, experiment), "samples": samples,
         "hypothesis": experiment.hypothesis or None, "expected": experiment.expected or None,
-        "dropped": list[Json](experiment.dropped), "diff": patch or None, "log_tail": tail or None,
+        "idea": experiment.idea, "dropped": list[Json](experiment.dropped),
+        "diff": patch or None, "log_tail": tail or None,
     }  # fmt: skip
 
 
@@ -276,7 +289,9 @@ def _print(
         console.print(verdict + Text(f": {clean(made.reason, 400)}", ""))
     else:
         console.print("not decided yet")
+    idea = view.ideas.get(experiment.idea)
     for name, value in (
+        ("idea", f"{idea.number}: {idea.text}" if idea else ""),
         ("hypothesis", experiment.hypothesis), ("expected", experiment.expected),
         ("commit", experiment.commit), ("parent", experiment.parent), ("agent", experiment.agent),
         ("code", f"{experiment.tokens_added:+d} tokens" if experiment.commit else ""),

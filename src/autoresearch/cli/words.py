@@ -89,6 +89,15 @@ def phase(view: RunView) -> str:
     return f"confirming {name}, fresh sample {taken} of up to {FRESH_MOST}"
 
 
+def doing(view: RunView) -> str:
+    """``phase``, and what the engine was asked to do after it."""
+    if view.stop_requested and not view.ended:
+        return f"stopping after this sample: {phase(view)}"
+    if view.pause_requested and view.paused is None:
+        return f"pausing after this sample: {phase(view)}"
+    return phase(view)
+
+
 def why(experiment: Experiment) -> str:
     """The reason of a decision, where value and status do not say it."""
     decision = experiment.decision

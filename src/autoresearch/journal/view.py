@@ -27,6 +27,7 @@ from ..types import (
     Usage,
 )
 from . import Event
+from .ideas import Ideas
 from .verification import Verification
 
 RECENT_CONFIRMATIONS = 20
@@ -76,6 +77,7 @@ class Experiment:
     tokens_added: int = 0
     open: bool = False
     ticket: str = ""
+    idea: int | None = None
     repeats: int | None = None
     attempts: int = 0
     in_flight: dict[str, Json] | None = None
@@ -120,6 +122,8 @@ class RunView:
         self.ended: str | None = None
         self.end_reason = ""
         self.paused: str | None = None
+        self.pause_requested = False
+        self.held = False
         self.stop_requested = False
         self.delivered: dict[str, str] = {}
         self.branch = ""
@@ -128,6 +132,7 @@ class RunView:
         self.exhausted = False
         self.device_s = 0.0
         self.tickets: dict[str, dict[str, Any]] = {}
+        self.ideas = Ideas()
         self.experiments: dict[int, Experiment] = {}
         self.decided: list[Experiment] = []
         self.kept: list[Experiment] = []
@@ -216,7 +221,8 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take one more event into account."""
-        if self.engine_started and self.ended is None and event.kind not in VERIFYING:
+        working = self.engine_started and self.ended is None and not self.held
+        if working and event.kind not in VERIFYING:
             # By the writer's own clock, which begins anew with each engine.
             self.active_s += max(0.0, event.clock_s - self.clock_s)
         handler = getattr(self, f"_on_{event.kind}", None)
@@ -250,7 +256,7 @@ class RunView:
         self.end_reason = ""
         self.exhausted = False
         self.paused = None
-        self.stop_requested = False
+        self.pause_requested = self.held = self.stop_requested = False
 
     def _on_contract_changed(self, event: Event, body: dict[str, Any]) -> None:
         self.contract = body["contract"]
@@ -259,12 +265,22 @@ class RunView:
         self.ended = event.at
         self.end_reason = body["reason"]
         self.paused = None
+        self.pause_requested = self.held = False
 
     def _on_paused(self, event: Event, body: dict[str, Any]) -> None:
         self.paused = body["reason"]
+        # Until a person says so: that time is not the engine's.
+        self.held = body["wait_s"] is None
 
     def _on_resumed(self, event: Event, body: dict[str, Any]) -> None:
         self.paused = None
+        self.held = False
+
+    def _on_pause_requested(self, event: Event, body: dict[str, Any]) -> None:
+        self.pause_requested = True
+
+    def _on_resume_requested(self, event: Event, body: dict[str, Any]) -> None:
+        self.pause_requested = False
 
     def _on_stop_requested(self, event: Event, body: dict[str, Any]) -> None:
         self.stop_requested = True
@@ -278,6 +294,12 @@ class RunView:
 
     def _on_ticket(self, event: Event, body: dict[str, Any]) -> None:
         self.tickets[body["ticket"]] = body
+
+    def _on_idea(self, event: Event, body: dict[str, Any]) -> None:
+        self.ideas.add(body, event.at)
+
+    def _on_idea_dropped(self, event: Event, body: dict[str, Any]) -> None:
+        self.ideas.drop(body["idea"])
 
     def _on_exhausted(self, event: Event, body: dict[str, Any]) -> None:
         self.exhausted = True
@@ -293,8 +315,10 @@ class RunView:
             hypothesis=body.get("hypothesis", ""),
             open=body.get("open", False),
             ticket=body.get("ticket", ""),
+            idea=body.get("idea"),
             repeats=body.get("repeats"),
         )
+        self.ideas.opened(event.experiment, body.get("idea"))
 
     def _on_proposed(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -307,11 +331,16 @@ class RunView:
         experiment.dropped = tuple(body.get("dropped", ()))
         self.tokens += experiment.tokens or 0
         self.cost_usd += experiment.cost_usd or 0.0
+        if experiment.number and not experiment.open and experiment.repeats is None:
+            self.ideas.agent_answered()
 
     def _on_agent_failed(self, event: Event, body: dict[str, Any]) -> None:
-        self.agent_failures[AgentFailure(body["failure"])] += 1
+        failure = AgentFailure(body["failure"])
+        self.agent_failures[failure] += 1
         self.tokens += body["tokens"] or 0
         self.cost_usd += body["cost_usd"] or 0.0
+        if event.experiment is not None:
+            self.ideas.agent_failed(event.experiment, failure, body["message"])
 
     def _on_sealed(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -349,6 +378,7 @@ class RunView:
         experiment.was = incumbent.decision.value if incumbent and incumbent.decision else None
         experiment.in_flight = None
         self.decided.append(experiment)
+        self.ideas.decided(experiment.number, decision.status, again=experiment.repeats is not None)
         void = decision.status is Status.VOID
         self.to_repeat = experiment if void and experiment.repeats is None else None
         if self.to_repeat is None:
