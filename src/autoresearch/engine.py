@@ -160,9 +160,7 @@ class Engine:
     async def _milestone(self) -> None:
         """Now and then, see whether the recorded gain reproduces; flags it, and changes nothing."""
         if samples := verify.due(self.view):
-            view = self.view
-            asked = lambda: view.stop_requested or view.pause_requested  # noqa: E731
-            verifier = verify.Verifier(self.run, self.bench, stop=asked)
+            verifier = verify.Verifier(self.run, self.bench, stop=self._asked_to_wait)
             await verifier.verify(samples, milestone=True)
 
     async def _experiment(self, plan: Plan) -> Experiment:
@@ -171,8 +169,6 @@ class Engine:
             return self.run.close(record, refusal)
         while not isinstance(step := self._judge(record), Decision):
             await self._take(step, record)
-            if self.view.stop_requested and not isinstance(self._judge(record), Decision):
-                raise StopAsyncIteration
         return self.run.close(record, step)
 
     def _open(self, plan: Plan) -> Experiment:
@@ -378,7 +374,7 @@ class Engine:
         """Do what a decision asks for: one sample, or the guards.
 
         Raises:
-            StopAsyncIteration: a person wants the run to end, or to pause and then end.
+            StopAsyncIteration: a person wants the run to end first.
         """
         await self._hold()
         k, number = record.attempts, record.number
@@ -465,12 +461,17 @@ class Engine:
             async with asyncio.timeout(wait_s):
                 await self._stopping.wait()
 
+    def _asked_to_wait(self) -> bool:
+        return self.view.stop_requested or self.view.pause_requested
+
     async def _hold(self) -> None:
         """Wait visibly as long as a person wants the run paused.
 
         Raises:
-            StopAsyncIteration: it is to end meanwhile.
+            StopAsyncIteration: a person wants it to end.
         """
+        if self._stopping.is_set():
+            raise StopAsyncIteration
         if not self.view.pause_requested:
             return
         self.run.append("paused", reason=BY_REQUEST, wait_s=None)

@@ -53,7 +53,7 @@ def test_status(done: Toy) -> None:
     found = json.loads(done.call("status", "--json").stdout)
     assert list(found) == [
         "version", "tag", "state", "reason", "level", "phase", "incumbent", "baseline", "counts",
-        "limits", "branch", "results_tsv", "verified",
+        "limits", "branch", "results_tsv", "verified", "ideas",
     ]  # fmt: skip
     assert found["version"] == 1 and found["state"] == "done"
     assert found["incumbent"]["experiment"] == 1

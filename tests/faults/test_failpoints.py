@@ -15,11 +15,10 @@ from pathlib import Path
 import pytest
 
 import autoresearch
-from autoresearch.cli.stop import drop
 from autoresearch.failpoint import EVENTS, NAMES, VARIABLE
 from autoresearch.git import Store
+from autoresearch.inbox import drop
 from autoresearch.journal.view import VERIFYING
-from autoresearch.run import held_by_engine
 from tests.cli.test_verify import EARLY, STEPS, SURE, THREE
 from tests.conftest import Toy, counting, until
 from tests.faults.story import story
@@ -56,14 +55,21 @@ def _moved_branch_and_ticket(task: Toy) -> None:
                            "patch": None})  # fmt: skip
 
 
-def _stop(task: Toy) -> None:
-    """Ask for a stop as soon as there is somebody to ask."""
+def _ask(*kinds: str) -> Callable[[Toy], None]:
+    """Ask for something as soon as there is an engine to ask."""
 
-    def ask() -> None:
-        until(lambda: held_by_engine(task.run_folder))
-        drop(task.run_folder, {"kind": "stop"})
+    def ask(task: Toy) -> None:
+        until(task.saw(lambda view: view.engine_started and view.ended is None))
+        for kind in kinds:
+            drop(task.run_folder, {"kind": kind})
 
-    threading.Thread(target=ask, daemon=True).start()
+    return lambda task: threading.Thread(target=ask, args=(task,), daemon=True).start()
+
+
+def _idea_and_its_end(task: Toy) -> None:
+    drop(task.run_folder, {"kind": "idea", "ticket": "1", "text": "an idea", "patch": "bm9uZQ=="})
+    drop(task.run_folder, {"kind": "idea", "ticket": "2", "text": "another", "priority": -1})
+    drop(task.run_folder, {"kind": "idea_drop", "idea": 2})
 
 
 def _damaged_journal(task: Toy) -> None:
@@ -81,6 +87,7 @@ def _lost_object(task: Toy) -> None:
 Scene = tuple[Callable[[Toy], None], list[str], dict[str, str]]
 FIRST: Scene = (_nothing, ["--max-experiments", "1"], {})
 MOVED: Scene = (_moved_branch_and_ticket, ["--max-experiments", "3"], {})
+IDEAS: Scene = (_idea_and_its_end, ["--max-experiments", "3"], {})
 FAILING: Scene = (_nothing, ["--max-experiments", "2"], {"AGENT_FAILS": "1"})
 SCENES: dict[str, Scene] = {
     "journal.contract_changed": MOVED,
@@ -90,7 +97,11 @@ SCENES: dict[str, Scene] = {
     "journal.paused": FAILING,
     "journal.agent_failed": FAILING,
     "journal.resumed": FAILING,
-    "journal.stop_requested": (_stop, ["--max-experiments", "9"], {}),
+    "journal.stop_requested": (_ask("stop"), ["--max-experiments", "9"], {}),
+    "journal.pause_requested": (_ask("pause"), ["--max-experiments", "9"], {}),
+    "journal.resume_requested": (_ask("pause", "resume"), ["--max-experiments", "9"], {}),
+    "journal.idea": IDEAS,
+    "journal.idea_dropped": IDEAS,
     "journal.exhausted": (_nothing, ["--max-experiments", "2", "--agent", "replay"], {}),
     "journal.moved": (_damaged_journal, ["--max-experiments", "2"], {}),
     "journal.restored": (_damaged_journal, ["--max-experiments", "2"], {}),
@@ -148,6 +159,9 @@ def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_p
     task.call("run", "--tag", "t", "--max-experiments", str(target))
     view = check_invariants(task, seen)
     assert len(view.decided) == target + 1
+    if SCENES.get(name) is IDEAS:
+        assert [each.ticket for each in view.ideas.all] == ["1", "2"]
+        assert view.ideas.all[0].experiments == [2], "tried not exactly once"
 
 
 @pytest.mark.parametrize("name", ["store.created", "store.sealed", "journal.run_started"])

@@ -23,17 +23,18 @@ import pytest
 
 from autoresearch import config, failpoint, git
 from autoresearch.bench import Places
-from autoresearch.cli.stop import drop
 from autoresearch.engine import Engine
 from autoresearch.errors import AgentError, ExecutorError
+from autoresearch.inbox import drop
 from autoresearch.journal import Event, tsv
+from autoresearch.journal.ideas import TRIES, State
 from autoresearch.journal.view import RunView
 from autoresearch.run import FOLDER, Run
 from autoresearch.sandbox import Sandbox
 from autoresearch.testing.agent import ScriptedAgent
 from autoresearch.testing.clock import FakeClock, run_simulated
 from autoresearch.testing.executor import FakeExecutor, Ran
-from autoresearch.types import Assignment, Level, Proposal
+from autoresearch.types import Assignment, Level, Proposal, Status
 from tests.conftest import Toy
 from tests.invariants import check_invariants
 
@@ -136,6 +137,9 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
                 or view.experiments[event.experiment or 0].commit == (event.body["commit"])
             )
             world.seeds.add(pair)
+        if event.kind == "paused" and event.body["wait_s"] is None:
+            world.met["paused by a person"] += 1
+            drop(task.run_folder, {"kind": "resume"})
         if len(view.decided) >= decided:
             engine.request_stop_once()
 
@@ -148,6 +152,8 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
                 self.request_stop("test")
 
     run.listeners.append(note)
+    if decided and world.happens("pause asked for", 0.1):
+        drop(task.run_folder, {"kind": "pause"})
     try:
         with killed_after(kill_after, run, world.met):
             if run.view.base:
@@ -164,6 +170,34 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
     return run.view
 
 
+def check_ideas(view: RunView, asked: list[str]) -> None:
+    """No idea is lost, tried more often than it should be, or left without an answer."""
+    assert sorted(each.ticket for each in view.ideas.all) == sorted(asked)
+    for idea in view.ideas.all:
+        tried = [view.experiments[number] for number in idea.experiments]
+        assert all(each.idea == idea.number for each in tried)
+        statuses = [each.decision.status for each in tried if each.decision]
+        said_nothing = [
+            each for each in tried
+            if each.decision and each.decision.status not in (Status.KEEP, Status.DISCARD)
+            and not (each.decision.status is Status.VOID and each.repeats is None)
+        ]  # fmt: skip
+        assert len(said_nothing) <= idea.tries <= (1 if idea.code else TRIES)
+        match idea.state:
+            case State.CONFIRMED:
+                assert statuses[-1] is Status.KEEP
+            case State.REFUTED:
+                assert statuses[-1] is Status.DISCARD
+            case State.FAILED:
+                assert idea.tries == (1 if idea.code else TRIES)
+            case State.TAKEN:
+                assert tried[-1] is view.unfinished
+            case _:
+                assert not statuses or len(said_nothing) == 1 or statuses[-1] is Status.VOID
+    owners = {n for idea in view.ideas.all for n in idea.experiments}
+    assert owners == {each.number for each in view.experiments.values() if each.idea}
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_simulated_run_keeps_every_invariant(
     seed: int,
@@ -176,7 +210,7 @@ def test_a_simulated_run_keeps_every_invariant(
     monkeypatch.setattr("autoresearch.run.secrets.randbits", world.rng.getrandbits)
     folder = Path(tempfile.mkdtemp(prefix="autoresearch-model-", dir=SHM if SHM.is_dir() else None))
     began = time.monotonic()
-    lives = 0
+    lives, asked = 0, list[str]()
     try:
         task = Toy(folder / "task", {"train.py": "LR = 0.5\n"}, {"guard": 'command = "true"'})
         task.create()
@@ -186,6 +220,12 @@ def test_a_simulated_run_keeps_every_invariant(
             if lives % 7 == 0:
                 drop(task.run_folder, {"kind": "ticket", "ticket": f"{lives}", "message": "mine",
                                        "files": {}, "patch": None})  # fmt: skip
+            if lives % 3 == 0:
+                asked.append(f"{lives}")
+                drop(task.run_folder, {
+                    "kind": "idea", "ticket": asked[-1], "text": f"an idea of life {lives}",
+                    "priority": lives % 5, "patch": "bm9uZQ==" if lives % 2 else None,
+                })  # fmt: skip
             view = live(task, world, len(world.rows) + 20, int(world.rng.expovariate(1 / 70)) + 1)
             rows = [tsv.row(each) for each in view.decided]
             assert rows[: len(world.rows)] == world.rows, "a decided row is gone or changed"
@@ -196,6 +236,7 @@ def test_a_simulated_run_keeps_every_invariant(
         view = check_invariants(task)
         tickets = [each.ticket for each in view.decided if each.ticket and each.repeats is None]
         assert len(tickets) == len(set(tickets)), "a ticket was carried out twice"
+        check_ideas(view, asked)
         assert view.active_s <= world.clock.monotonic_s(), "set clocks count as time"
         assert all(sum(s.outcome.value == "void" for s in e.own) <= 3 for e in view.decided[1:])
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from .. import inbox, registry
+from .. import git, inbox, registry
 from ..briefing import NOTES_SHOWN
 from ..errors import UserError
 from ..journal.ideas import PATCH_BYTES, PRIORITY_MOST, TEXT_LENGTH, Idea, State
@@ -78,6 +79,8 @@ def add(
             f"there are {NOTES_SHOWN} notes already, as many as an agent is told",
             fix="drop one that no longer matters: autoresearch idea list, autoresearch idea drop N",
         )
+    if patch is not None:
+        _require_it_applies(view, run, patch)
     ticket = secrets.token_hex(8)
     request: dict[str, Json] = {
         "kind": "idea", "ticket": ticket, "text": text[: 50 * TEXT_LENGTH], "priority": priority,
@@ -126,6 +129,23 @@ def _added(contract: Contract, tag: str, run: Path, ticket: str) -> tuple[RunVie
         if late:
             raise UserError("the idea was not taken", fix="autoresearch idea list shows what is")
         time.sleep(POLL_S)
+
+
+def _require_it_applies(view: RunView, run: Path, patch: Path) -> None:
+    """Refuse a patch that does not fit the best so far, instead of finding out in the night."""
+    best = view.incumbent
+    store = git.Store(run / "store.git")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            store.export(best.commit if best else view.base, Path(folder))
+            problem = git.apply_patch(Path(folder), patch)
+    finally:
+        store.close()
+    if problem:
+        raise UserError(
+            f"{patch} does not apply to the best so far: {problem}",
+            fix=f"write it as a change of {view.branch if len(view.kept) > 1 else 'the baseline'}",
+        )
 
 
 def _read(patch: Path) -> str:
@@ -208,7 +228,7 @@ def _evidence(contract: Contract, view: RunView, idea: Idea, run: Path) -> str:
 def _told(contract: Contract, view: RunView, experiment: Experiment) -> str:
     made = experiment.decision
     if made is None:
-        return f"#{experiment.number} is in flight"
+        return f"#{experiment.number} is not decided yet"
     said = f"#{experiment.number} {made.status.value}"
     if made.value is None:
         return f"{said}: {clean(made.reason, 120)}"
