@@ -100,6 +100,7 @@ class Engine:
     async def loop(self, *, ticket: str | None = None) -> End:
         """Run until a limit, the target or a person says stop; or until ``ticket`` is decided."""
         self.run.append("engine_started", level=self.bench.sandbox.level.value)
+        self._read_inbox()  # what waited for an engine comes first
         self._watching = watch = asyncio.ensure_future(self._watch_inbox())
         end = End("interrupted", interrupted=True)
         try:
@@ -486,14 +487,17 @@ class Engine:
         self.run.append("resumed")
 
     async def _watch_inbox(self) -> None:
-        """Journal what other commands ask for; the file goes only after its event is durable."""
         while True:
-            with contextlib.suppress(DiskFullError):  # the file stays, and is read again
-                for path, request in inbox.pending(self.run.places.run):
-                    self._take_request(request)
-                    path.unlink(missing_ok=True)
-                    failpoint("inbox.removed")
+            self._read_inbox()
             await asyncio.sleep(INBOX_S)
+
+    def _read_inbox(self) -> None:
+        """Journal what other commands ask for; the file goes only after its event is durable."""
+        with contextlib.suppress(DiskFullError):  # the file stays, and is read again
+            for path, request in inbox.pending(self.run.places.run):
+                self._take_request(request)
+                path.unlink(missing_ok=True)
+                failpoint("inbox.removed")
 
     def _take_request(self, request: dict[str, Any]) -> None:
         """Journal a request; one that is known was journaled before a kill left its file."""

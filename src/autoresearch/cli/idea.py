@@ -79,12 +79,10 @@ def add(
             f"there are {NOTES_SHOWN} notes already, as many as an agent is told",
             fix="drop one that no longer matters: autoresearch idea list, autoresearch idea drop N",
         )
-    if patch is not None:
-        _require_it_applies(view, run, patch)
     ticket = secrets.token_hex(8)
     request: dict[str, Json] = {
         "kind": "idea", "ticket": ticket, "text": text[: 50 * TEXT_LENGTH], "priority": priority,
-        "worker": worker, "note": note, "patch": _read(patch) if patch else None,
+        "worker": worker, "note": note, "patch": _read(patch, view, run) if patch else None,
     }  # fmt: skip
     inbox.drop(run, request)
     view, made = _added(contract, view.tag, run, ticket)
@@ -131,8 +129,14 @@ def _added(contract: Contract, tag: str, run: Path, ticket: str) -> tuple[RunVie
         time.sleep(POLL_S)
 
 
-def _require_it_applies(view: RunView, run: Path, patch: Path) -> None:
-    """Refuse a patch that does not fit the best so far, instead of finding out in the night."""
+def _read(patch: Path, view: RunView, run: Path) -> str:
+    """A patch in base64; one that does not fit the best so far is refused now, not in the night."""
+    data = patch.read_bytes()
+    if not 0 < len(data) <= PATCH_BYTES:
+        raise UserError(
+            f"{patch} has {len(data)} bytes; a patch has 1 to {PATCH_BYTES}",
+            fix="git diff > my.patch writes one",
+        )
     best = view.incumbent
     store = git.Store(run / "store.git")
     try:
@@ -145,15 +149,6 @@ def _require_it_applies(view: RunView, run: Path, patch: Path) -> None:
         raise UserError(
             f"{patch} does not apply to the best so far: {problem}",
             fix=f"write it as a change of {view.branch if len(view.kept) > 1 else 'the baseline'}",
-        )
-
-
-def _read(patch: Path) -> str:
-    data = patch.read_bytes()
-    if not 0 < len(data) <= PATCH_BYTES:
-        raise UserError(
-            f"{patch} has {len(data)} bytes; a patch has 1 to {PATCH_BYTES}",
-            fix="git diff > my.patch writes one",
         )
     return base64.b64encode(data).decode()
 
