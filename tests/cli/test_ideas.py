@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,7 +166,7 @@ def test_code_is_tried_as_it_is_where_no_agent_reads_words(toy: MakeToy) -> None
     task.call("run", "--max-experiments", "3")
     found = ideas(task)
     assert [each["state"] for each in found] == ["open", "open", "confirmed", "failed"]
-    assert found[3]["experiments"][0]["reason"].startswith("more.py is protected")
+    assert found[3]["experiments"][0]["reason"] == "changed more.py, which is protected"
     assert "waits: search cannot read words" in task.call("idea", "list").stdout
     row = task.experiment(1)
     assert row.open and row.agent == "patch" and row.description == "a lower rate"
@@ -204,7 +203,7 @@ def test_killed_when_it_was_journaled_an_idea_is_known_once(toy: MakeToy) -> Non
     assert [len(each["experiments"]) for each in ideas(task)] == [1]
 
 
-def test_words_are_cleaned_and_what_cannot_be_done_is_said(toy: MakeToy, tmp_path: Path) -> None:
+def test_words_are_cleaned_and_what_cannot_be_done_is_said(toy: MakeToy) -> None:
     task = toy({"agent.sh": AGENT, "empty.patch": ""})
     assert "autoresearch run starts one" in task.call("idea", "add", "x", code=2).stderr
     assert "no run" in task.call("idea", "list", code=2).stderr
@@ -219,7 +218,7 @@ def test_words_are_cleaned_and_what_cannot_be_done_is_said(toy: MakeToy, tmp_pat
         "empty.patch has 0 bytes"
         in task.call("idea", "add", "x", "--patch", "empty.patch", code=2).stderr
     )
-    said = task.call("idea", "add", "\x1b[2J=one\ntwo\u202e " + "long " * 400)
+    said = task.call("idea", "add", "\x1b[2J=one\ntwo\u202e " + "long" * 400)
     assert f"cut at {TEXT_LENGTH} characters" in said.stderr
     text = ideas(task)[0]["text"]
     assert text.startswith("=one two long") and len(text) == TEXT_LENGTH and "\x1b" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -9,11 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from autoresearch.cli.live import Screen
+from autoresearch.engine import BY_REQUEST
 from autoresearch.inbox import drop
 from autoresearch.journal import Journal
-from autoresearch.journal.view import RunView
+from autoresearch.journal.ideas import asked
+from autoresearch.journal.view import Role, RunView
+from autoresearch.run import FOLDER
 from autoresearch.testing.clock import FakeClock
+from autoresearch.text import block
+from tests.cli.test_live import Story
 from tests.cli.test_verify import EARLY
 from tests.conftest import TRAIN, Toy, counting, until
 from tests.invariants import check_invariants
@@ -47,7 +55,14 @@ def test_the_sample_in_flight_finishes_and_then_it_waits(toy: MakeToy) -> None:
     time.sleep(1)
     assert task.view().samples_taken == view.samples_taken
     assert len(task.view().ideas.queue) == 1, "it hears nothing while it is paused"
+    # What somebody tries waits, too, and says for what.
+    (task.root / "train.py").write_text(SLOW.replace("0.5", "0.2"))
+    mine = task.start("try", "-m", "mine")
+    until(lambda: "the run is paused: autoresearch resume" in task.said.read_text(), 60)
+    assert task.view().samples_taken == view.samples_taken
     assert task.call("resume").stdout == "run t goes on\n"
+    assert mine.wait(120) == 0
+    (task.root / "train.py").write_text(SLOW)
     until(lambda: len(task.view().decided) > 1, 120)
     assert state(task) == ("running", None)
     assert task.call("resume").stdout == "run t is not paused\n"
@@ -109,11 +124,35 @@ def test_a_milestone_pauses_between_its_samples(
 def test_it_waits_by_itself_is_not_paused(toy: MakeToy) -> None:
     task = toy({"agent.sh": "#!/bin/sh\necho no credit; exit 1\n"})
     engine = task.start("run", "--tag", "t")
-    until(task.saw(lambda view: view.decided and view.paused), 120)
+    # By then it waits for eight seconds.
+    until(task.saw(lambda view: sum(view.agent_failures.values()) == 4 and view.paused), 120)
     said = task.call("resume").stdout
     assert "not paused; it waits by itself" in said and "no credit" in said
     task.call("stop")
     engine.wait(60)
+
+
+def test_the_live_table_shows_a_pause_and_what_waits(tmp_path: Path) -> None:
+    story = Story(tmp_path / FOLDER / "nov23")
+    story.baseline(2.4508)
+
+    def shown() -> str:
+        out = io.StringIO()
+        screen = Screen(story.contract, story.view)
+        Console(file=out, width=80, height=24, force_terminal=True).print(screen.render())
+        return block(out.getvalue())
+
+    story.tell("idea", **asked({"ticket": "1", "text": "wider"}, story.view.ideas))  # type: ignore[arg-type]
+    story.open("a step")
+    story.attempt(Role.SCREEN)
+    story.tell("pause_requested", by="inbox")
+    assert "pausing after this sample: measuring #1" in shown() and "ideas open 1" in shown()
+    story.tell("paused", reason=BY_REQUEST, wait_s=None)
+    assert "paused: by request; autoresearch resume goes on" in shown()
+    story.tell("resume_requested", by="inbox")
+    story.tell("resumed")
+    story.tell("idea_dropped", idea=1)
+    assert "paus" not in shown() and "ideas" not in shown()
 
 
 def test_the_time_of_a_pause_is_not_the_runs(tmp_path: Path) -> None:
