@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,11 +27,20 @@ from autoresearch.text import block
 from tests.cli.test_live import Story
 from tests.cli.test_verify import EARLY
 from tests.conftest import TRAIN, Toy, counting, until
-from tests.invariants import check_invariants
+from tests.invariants import check_invariants, processes
 
 MakeToy = Callable[..., Toy]
 SLOW = TRAIN + "import time; time.sleep(0.4)\n"
 AGENT = '#!/bin/sh\nsed -i "s/^LR = .*/LR = 0.9$(date +%N | cut -c1-6)/" train.py\n'
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(tmp_path: Path) -> Iterator[None]:
+    """A paused engine would wait for ever where a test fails."""
+    yield
+    for pid in processes(Toy(tmp_path)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def state(task: Toy) -> tuple[str, str | None]:
