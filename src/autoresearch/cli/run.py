@@ -178,8 +178,8 @@ def _say(text: str) -> None:
         sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
-def confine(begin: Begin) -> sandbox.Sandbox:
-    """Find how this machine confines, and refuse where that is too little."""
+def confine(begin: Begin, *, quiet: bool = False) -> sandbox.Sandbox:
+    """Find how this machine confines, and refuse where that is too little; warn of less."""
     found = sandbox.probe()
     strongest_first = list(Level)
     if begin.require is not None and strongest_first.index(found.level) > strongest_first.index(
@@ -191,6 +191,8 @@ def confine(begin: Begin) -> sandbox.Sandbox:
             fix=f"{sandbox.raise_level(found)}, or require less",
         )
     box = sandbox.require(found, unconfined=begin.unconfined)
+    if quiet:
+        return box
     if box.level is Level.NONE:
         click.echo(f"warning: nothing is confined ({box.reason}); scores can be gamed", err=True)
     elif lacks := sandbox.not_guaranteed(box):
