@@ -26,6 +26,7 @@ COMMANDS = {
     "resume": ("autoresearch.cli.pause:resume", "Go on with a run that was paused."),
     "verify": ("autoresearch.cli.verify:verify", "Measure again what was kept: is it real?"),
     "plot": ("autoresearch.cli.plot:plot", "Draw the progress of a run."),
+    "mcp": ("autoresearch.cli.mcp:mcp", "Serve a session to an MCP client on stdin and stdout."),
     "demo": (
         "autoresearch.cli.demo:demo",
         "Watch a small language model get better, without a key.",

@@ -245,7 +245,7 @@ def show(
         # Into a file or git apply it goes as it is, to a terminal without what would act on it.
         sys.stdout.write(block(patch) if sys.stdout.isatty() else patch)
     elif only_log:
-        click.echo(block(_log(experiment, run)), nl=False)
+        click.echo(block(candidate_log(experiment, run)), nl=False)
     else:
         _print(contract, view, experiment, patch, tail, run)
 
@@ -341,7 +341,7 @@ def _patch(experiment: Experiment, run: Path) -> str:
     return Store(run / "store.git").diff(experiment.parent, experiment.commit)
 
 
-def _log(experiment: Experiment, run: Path) -> str:
+def candidate_log(experiment: Experiment, run: Path) -> str:
     """What the candidate printed in its last sample: its command, else its answers."""
     own = [each.k for each in experiment.taken if each.role is not Role.INCUMBENT]
     k = own[-1] if own else experiment.attempts - 1
@@ -350,4 +350,4 @@ def _log(experiment: Experiment, run: Path) -> str:
 
 
 def _log_tail(experiment: Experiment, run: Path) -> str:
-    return excerpt(_log(experiment, run), LOG_LINES, 400)
+    return excerpt(candidate_log(experiment, run), LOG_LINES, 400)
