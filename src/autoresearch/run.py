@@ -30,6 +30,7 @@ from .text import clean
 from .types import Contract, Decision, Json, Plan, Sample, Status
 
 FOLDER = ".autoresearch"
+CHECK = "check"  # where a task is audited, beside its runs: not one of them
 REASON_LENGTH = 400
 Listener: TypeAlias = Callable[[Event, RunView], None]
 
@@ -357,7 +358,8 @@ def begun(run: Path) -> bool:
 
 def tags(root: Path) -> list[str]:
     """The runs of a task, the one that was begun last at the end."""
-    runs = [path for path in (root / FOLDER).glob("*/") if begun(path)]
+    found = (root / FOLDER).glob("*/")
+    runs = [path for path in found if path.name != CHECK and begun(path)]
     return [path.name for path in sorted(runs, key=lambda path: (_begun_at(path), path.name))]
 
 

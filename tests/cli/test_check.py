@@ -26,6 +26,16 @@ def test_a_sound_task_is_ready(toy: MakeToy) -> None:
     assert 0 < found["noise"] < 0.01 and found["smallest_gain"] > found["noise"]
 
 
+def test_the_audit_of_a_task_is_not_a_run_of_it(toy: MakeToy) -> None:
+    task = toy()
+    task.call("check")
+    assert "no run of" in task.call("status", code=2).stderr
+    task.call("run", "--max-experiments", "0")
+    assert task.statuses() == ["keep"] and task.run_folder.name != "check"
+    task.call("check")
+    assert task.statuses() == ["keep"]
+
+
 def test_a_metric_that_ignores_the_candidate_is_found_out(toy: MakeToy) -> None:
     slow = "import time; time.sleep(1.5); print('loss: 1')\n"
     task = toy({"evaluate.py": slow},

@@ -17,7 +17,7 @@ from ..config import ContractError
 from ..errors import AutoresearchError
 from ..executors.local import LocalExecutor
 from ..git import REGULAR, Store
-from ..run import FOLDER
+from ..run import CHECK, FOLDER
 from ..sandbox import Sandbox
 from ..scope import Scope
 from ..scratch import fresh
@@ -94,7 +94,7 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
     registry.agent(contract.agents[0], contract.root)
     repository = git.repository_root(contract.root)
     base = git.head(repository)
-    places = Places(contract.root / FOLDER / "check", repository, contract.root)
+    places = Places(contract.root / FOLDER / CHECK, repository, contract.root)
     fresh(places.run)
     git.exclude(repository, f"{FOLDER}/")
     store, executor = Store.create(places.run / "store.git"), LocalExecutor()

@@ -22,7 +22,7 @@ from .. import config, disk, git, sandbox
 from ..bench import Places
 from ..engine import End, Engine, back_off_s
 from ..errors import DiskFullError, UserError
-from ..run import FOLDER, Run, begun, new_tag
+from ..run import CHECK, FOLDER, Run, begun, new_tag
 from ..scope import Scope
 from ..types import AgentChoice, Contract, Level
 from . import task
@@ -33,8 +33,8 @@ DETACH_S = 20.0
 # So tempfile says that no disk has room.
 NO_TEMPORARY = "No usable temporary directory"
 Result = TypeVar("Result")
-# A directory, a branch and a ref are named by it; "check" is where the audit of a task lives.
-TAG = re.compile(r"(?!check$)[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*(?<!\.lock)")
+# A directory, a branch and a ref are named by it.
+TAG = re.compile(rf"(?!{CHECK}$)[A-Za-z0-9_]+(?:[.-][A-Za-z0-9_]+)*(?<!\.lock)")
 
 
 @dataclass(frozen=True, slots=True)
