@@ -13,6 +13,7 @@ import click
 
 from .. import config, git
 from ..errors import UserError
+from .instructions import install
 
 BUDGET = re.compile(
     r"^(?:TIME_BUDGET|BUDGET_S|TIME_BUDGET_S|TRAIN_SECONDS)\s*[:=][^\d\n]*(\d+)", re.M
@@ -48,6 +49,8 @@ class Found:
 @click.option("--evaluate", help="A protected command that prints the number instead.")
 @click.option("--guard", help="A command that must pass, such as: pytest -q")
 @click.option("--budget", help="Time for one experiment, such as 5m.")
+@click.option("--agent", help="Install instructions for sessions of: claude codex opencode ...")
+@click.option("--yes", is_flag=True, help="Write what is shown without asking.")
 @click.option("--force", is_flag=True, help="Replace an existing contract.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def init(
@@ -59,6 +62,8 @@ def init(
     evaluate: str | None,
     guard: str | None,
     budget: str | None,
+    agent: str | None,
+    yes: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -67,12 +72,19 @@ def init(
     In a directory laid out as the original three-file repository (prepare.py, train.py,
     program.md) everything is found. Elsewhere, what cannot be found is asked for, or taken from
     the options. Writes nothing else.
+
+    With --agent (claude, codex, opencode, gemini or pi), an agent that you start here yourself is
+    told how to loop with `autoresearch try`, in the files that it reads: they are shown first,
+    what you wrote in them stays, and a contract that exists already stays as it is.
     """
     root = folder.absolute()
     target = root / config.NAME
-    if target.exists() and not force:
-        raise UserError(f"{target} exists", fix="edit it, or replace it with --force")
     git.head(git.repository_root(root))
+    if target.exists() and not force:
+        if agent is None:
+            raise UserError(f"{target} exists", fix="edit it, or replace it with --force")
+        install(root, agent, yes=yes)
+        return
     found = look(root)
     given = {
         "editable": list(editable), "command": command, "metric": metric, "direction": direction,
@@ -94,6 +106,8 @@ def init(
     click.echo(text)
     for note in found.notes:
         click.echo(f"note: {note}")
+    if agent is not None:
+        install(root, agent, yes=yes)
     click.echo("next: autoresearch check")
 
 
