@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import git, registry
-from .bench import Bench, read_text
+from .bench import Bench, Places, read_text
 from .briefing import briefing
 from .errors import AgentError
 from .journal.view import Experiment
@@ -49,6 +49,7 @@ class Desk:
         self.bench = bench
         self.workspace = workspace
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
+        self.seat = Seat(contract, bench, run.places)
         self._sources: dict[str, dict[str, str]] = {}
 
     async def ask(self, record: Experiment, folder: Path) -> Proposal:
@@ -69,7 +70,7 @@ class Desk:
         (directory / "proposal.json").unlink(missing_ok=True)
 
         async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
-            return await self._launch(directory, folder, argv, env, stdin)
+            return await self.seat.launch(directory, folder, argv, env, stdin)
 
         assignment = Assignment(
             number=record.number,
@@ -84,7 +85,7 @@ class Desk:
             directory=directory,
             turn=sum(1 for each in self.view.decided[1:] if not each.open and each.repeats is None),
             launch=launch,
-            inside=self._inside(directory, folder),
+            inside=self.seat.inside(directory, folder),
         )
         try:
             async with asyncio.timeout(choice.timeout_s + 60):
@@ -108,6 +109,37 @@ class Desk:
             return ""
         return read_text(self.run.places.sample(last.number, last.taken[-1].k) / "run.log")
 
+    def _history(self) -> list[Past]:
+        """The baseline, what was kept, and the last experiments, oldest first."""
+        chosen = {each.number: each for each in self.view.kept[-HISTORY:]}
+        chosen |= {each.number: each for each in self.view.decided[-HISTORY:]}
+        return [self._past(chosen[number]) for number in sorted(chosen)]
+
+    def _past(self, experiment: Experiment) -> Past:
+        decision = experiment.decision
+        assert decision is not None
+        return Past(
+            experiment.number, experiment.commit, experiment.parent, experiment.kind,
+            decision.status, decision.value, experiment.description,
+            lambda: self._read_sources(experiment.commit or experiment.parent),
+        )  # fmt: skip
+
+    def _read_sources(self, commit: str) -> dict[str, str]:
+        if commit not in self._sources:
+            if len(self._sources) > 2 * HISTORY:
+                self._sources.clear()
+            self._sources[commit] = self.workspace.sources(commit)
+        return self._sources[commit]
+
+
+class Seat:
+    """Where an agent's own process works: what it is shown, and how it is started."""
+
+    def __init__(self, contract: Contract, bench: Bench, places: Places) -> None:
+        self.contract = contract
+        self.bench = bench
+        self.places = places
+
     def _mounts(self, directory: Path) -> list[Mount]:
         """What an agent's process is shown beside the workspace."""
         answer = self.bench.places.scratch / "answer"
@@ -116,8 +148,9 @@ class Desk:
             Mount(answer, INSIDE_TASK / "answer", writable=True),
         ]
 
-    def _inside(self, directory: Path, folder: Path) -> Inside:
-        places = self.run.places
+    def inside(self, directory: Path, folder: Path) -> Inside:
+        """The paths of an assignment as the process will see them."""
+        places = self.places
         mounts = [*self._mounts(directory), Mount(folder, places.repository, writable=True)]
         workspace, briefing, proposal = (
             self.bench.sandbox.place(at, mounts)
@@ -127,7 +160,7 @@ class Desk:
         )  # fmt: skip
         return Inside(workspace, briefing, proposal)
 
-    async def _launch(
+    async def launch(
         self, directory: Path, folder: Path, argv: Any, env: Any, stdin: Path | None
     ) -> Launched:
         """Start an agent's own process, confined, in the workspace."""
@@ -156,25 +189,3 @@ class Desk:
         if said.is_file() and not said.is_symlink() and said.stat().st_size < 1 << 20:
             shutil.copyfile(said, directory / "proposal.json", follow_symlinks=False)
         return launched
-
-    def _history(self) -> list[Past]:
-        """The baseline, what was kept, and the last experiments, oldest first."""
-        chosen = {each.number: each for each in self.view.kept[-HISTORY:]}
-        chosen |= {each.number: each for each in self.view.decided[-HISTORY:]}
-        return [self._past(chosen[number]) for number in sorted(chosen)]
-
-    def _past(self, experiment: Experiment) -> Past:
-        decision = experiment.decision
-        assert decision is not None
-        return Past(
-            experiment.number, experiment.commit, experiment.parent, experiment.kind,
-            decision.status, decision.value, experiment.description,
-            lambda: self._read_sources(experiment.commit or experiment.parent),
-        )  # fmt: skip
-
-    def _read_sources(self, commit: str) -> dict[str, str]:
-        if commit not in self._sources:
-            if len(self._sources) > 2 * HISTORY:
-                self._sources.clear()
-            self._sources[commit] = self.workspace.sources(commit)
-        return self._sources[commit]
