@@ -6,6 +6,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -78,19 +79,30 @@ def check(folder: Path, as_json: bool, unconfined: bool) -> None:
         say(f"{'' if i else 'not held':10} {lack}")
     if how := sandbox.raise_level(box):
         say(f"raise it   {how}")
-    finding = asyncio.run(_audit(contract, box, say))
-    _judge(contract, finding)
+    finding = asyncio.run(audit(contract, box, say))
     if as_json:
-        click.echo(json.dumps(_json(contract, box, finding)))
+        click.echo(json.dumps(finding_json(contract, box, finding)))
     else:
-        _print(contract, finding)
+        show(contract, finding)
     if finding.problems:
         raise SystemExit(2)
 
 
-async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
-    """Setup, guards, samples of HEAD with different seeds, and one of an emptied candidate."""
-    assert callable(say)
+async def audit(
+    contract: Contract, box: Sandbox, say: Callable[[str], None], new: git.Edits | None = None
+) -> Finding:
+    """Setup, guards, samples of HEAD with different seeds, and one of an emptied candidate.
+
+    ``new`` are files to add to HEAD, as a task has them that is proposed only.
+    """
+    finding = await _measure(contract, box, say, new or {})
+    _judge(contract, finding)
+    return finding
+
+
+async def _measure(
+    contract: Contract, box: Sandbox, say: Callable[[str], None], new: git.Edits
+) -> Finding:
     registry.agent(contract.agents[0], contract.root)
     repository = git.repository_root(contract.root)
     base = git.head(repository)
@@ -108,6 +120,8 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
         )
     try:
         store.adopt(repository, base)
+        if new:
+            base = bench.base = store.seal(base, new, "Proposed", "refs/check/proposed")
         if contract.run.setup is not None:
             say(f"setup      {' '.join(contract.run.setup)} ...")
             await bench.setup()
@@ -133,12 +147,15 @@ async def _audit(contract: Contract, box: Sandbox, say: object) -> Finding:
                 "task.editable", str(list(contract.task.editable)), "name files that are committed"
             )
             return finding
-        say(f"cripple    empty {editable[0]} ...")
-        empty = store.seal(base, {editable[0]: (REGULAR, b"")}, "Emptied", "refs/check/crippled")
+        # The largest: a package's __init__.py may be empty anyway.
+        sources = workspace.sources(base)
+        victim = max(editable, key=lambda path: len(sources[path]))
+        say(f"cripple    empty {victim} ...")
+        empty = store.seal(base, {victim: (REGULAR, b"")}, "Emptied", "refs/check/crippled")
         try:
             finding.crippled = await bench.measure(empty, 1, 0, seed=1)
         except AutoresearchError as error:
-            finding.notes.append(f"an emptied {editable[0]} breaks the evaluation: {error.message}")
+            finding.notes.append(f"an emptied {victim} breaks the evaluation: {error.message}")
         if bench.account == "sampling":
             finding.notes.append(
                 "processor time of children that nobody waits for is only sampled here: this"
@@ -182,7 +199,8 @@ def _smallest_gain(noise: float) -> float:
     return float(2.33 * noise * (2 / 4) ** 0.5)
 
 
-def _json(contract: Contract, box: Sandbox, finding: Finding) -> dict[str, Json]:
+def finding_json(contract: Contract, box: Sandbox, finding: Finding) -> dict[str, Json]:
+    """The object of ``check --json``."""
     values = [sample.value for sample in finding.samples if sample.value is not None]
     noise = _noise(finding)
     problems: list[Json] = [dict(problem) for problem in finding.problems]
@@ -208,7 +226,8 @@ def _level(box: Sandbox) -> dict[str, Json]:
     }
 
 
-def _print(contract: Contract, finding: Finding) -> None:
+def show(contract: Contract, finding: Finding) -> None:
+    """Print what was found."""
     values = [sample.value for sample in finding.samples if sample.value is not None]
     if values:
         noise = _noise(finding) or 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -13,13 +14,20 @@ import click
 
 from .. import config, git
 from ..errors import UserError
-from .instructions import install
+from . import goal as proposing
+from .check import finding_json
+from .instructions import agreed, install
 
 BUDGET = re.compile(
     r"^(?:TIME_BUDGET|BUDGET_S|TIME_BUDGET_S|TRAIN_SECONDS)\s*[:=][^\d\n]*(\d+)", re.M
 )
 PRINTED = re.compile(r"print\(\s*f?[\"'](?:\\n)?([A-Za-z_]\w*):\s")
 CACHE = re.compile(r"[\"'/]\.cache[\"'/,\s)]+[\"']?([\w.-]+)")
+KEYS = {
+    "editable": "task.editable", "command": "run.command", "metric": "metric.name",
+    "direction": "metric.direction", "evaluate": "metric.evaluate", "guard": "guard.command",
+    "budget": "run.budget",
+}  # fmt: skip
 HIGHER = ("acc", "score", "auc", "f1", "reward", "throughput", "per_s", "tokens_s", "speed", "ops")
 
 
@@ -49,7 +57,17 @@ class Found:
 @click.option("--evaluate", help="A protected command that prints the number instead.")
 @click.option("--guard", help="A command that must pass, such as: pytest -q")
 @click.option("--budget", help="Time for one experiment, such as 5m.")
-@click.option("--agent", help="Install instructions for sessions of: claude codex opencode ...")
+@click.option(
+    "--goal", help="What to reach, in a sentence: dry-runs the contract before it is yours."
+)
+@click.option("--agent", help="With --goal, who proposes it; else whose sessions are instructed.")
+@click.option("--env", multiple=True, help="With --goal: a variable for the agent; repeatable.")
+@click.option(
+    "--login", is_flag=True, help="With --goal: the agent uses a copy of its CLI's login."
+)
+@click.option(
+    "--unconfined", is_flag=True, help="With --goal: run agent and task with your rights."
+)
 @click.option("--yes", is_flag=True, help="Write what is shown without asking.")
 @click.option("--force", is_flag=True, help="Replace an existing contract.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
@@ -62,7 +80,11 @@ def init(
     evaluate: str | None,
     guard: str | None,
     budget: str | None,
+    goal: str | None,
     agent: str | None,
+    env: tuple[str, ...],
+    login: bool,
+    unconfined: bool,
     yes: bool,
     force: bool,
     as_json: bool,
@@ -73,15 +95,20 @@ def init(
     program.md) everything is found. Elsewhere, what cannot be found is asked for, or taken from
     the options. Writes nothing else.
 
-    With --agent (claude, codex, opencode, gemini or pi), an agent that you start here yourself is
-    told how to loop with `autoresearch try`, in the files that it reads: they are shown first,
-    what you wrote in them stays, and a contract that exists already stays as it is.
+    With --goal "make the API answer faster", the contract is run dry before it is written: the
+    number must be repeatable, an emptied file must score worse, the guard must pass. --agent then
+    names who reads the repository and proposes it: an agent by its name, or a command line of your
+    own such as "./agent.sh {prompt_file}"; without it you are asked. Options fix what they say.
+
+    With --agent and no --goal (claude, codex, opencode, gemini or pi), an agent that you start here
+    yourself is told how to loop with `autoresearch try`, in the files that it reads: they are shown
+    first, what you wrote in them stays, and a contract that exists already stays as it is.
     """
     root = folder.absolute()
     target = root / config.NAME
     git.head(git.repository_root(root))
     if target.exists() and not force:
-        if agent is None:
+        if agent is None or goal is not None:
             raise UserError(f"{target} exists", fix="edit it, or replace it with --force")
         install(root, agent, yes=yes)
         return
@@ -93,6 +120,13 @@ def init(
     for name, value in given.items():
         if value:
             setattr(found, name, value)
+    if goal is not None:
+        fixed = {KEYS[name]: value for name, value in given.items() if value}
+        box = proposing.confined(unconfined=unconfined)
+        say = (lambda _: None) if as_json else click.echo
+        asked = proposing.Goal(root, goal, fixed, box=box, say=say)
+        _reach(asked, found, agent, env, login=login, yes=yes, as_json=as_json)
+        return
     _ask(found)
     _check_editable(root, found.editable)
     text = contract_text(found)
@@ -109,6 +143,39 @@ def init(
     if agent is not None:
         install(root, agent, yes=yes)
     click.echo("next: autoresearch check")
+
+
+def _reach(
+    asked: proposing.Goal, found: Found, agent: str | None, env: tuple[str, ...], *,
+    login: bool, yes: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Have a contract for a goal confirmed by a dry run, show it, and write it after a yes."""
+    root = asked.root
+    if agent is not None:
+        choice = proposing.choose(agent, root, env, login=login)
+        confirmed = asyncio.run(asked.propose(choice, contract_text(found)))
+    else:
+        _ask(found)
+        _check_editable(root, found.editable)
+        try:
+            confirmed = asyncio.run(asked.confirm(proposing.Proposed(contract_text(found))))
+        except UserError as error:
+            fix = error.fix or "mend it; without --goal, init writes it without a dry run"
+            raise UserError(error.message, fix=fix) from None
+    if not as_json:
+        proposing.present(confirmed)
+    if not agreed(yes):
+        click.echo("nothing was written")
+        return
+    written = proposing.write(root, confirmed)
+    if as_json:
+        body = finding_json(confirmed.contract, asked.box, confirmed.finding)
+        click.echo(json.dumps(body | {"files": written}))
+        return
+    for path in written:
+        click.echo(f"wrote {path}")
+    names = " ".join(str(Path(path).relative_to(root)) for path in written)
+    click.echo(f'next: git add {names} && git commit -m "Add the task", then autoresearch run')
 
 
 def look(root: Path) -> Found:
