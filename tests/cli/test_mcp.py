@@ -156,9 +156,9 @@ def test_a_client_that_gives_up_early_finds_the_experiment_decided(toy: MakeToy)
 
 
 def test_too_many_at_once_are_refused_and_nothing_outlives_the_server(toy: MakeToy) -> None:
-    task = toy({"train.py": SLOW})
+    task = toy()
     task.call("run", "--max-experiments", "0")
-    (task.root / "train.py").write_text(SLOW.replace("0.5", "0.9"))
+    (task.root / "train.py").write_text(SLOW.replace("0.8", "9"))
 
     async def session() -> None:
         async with client(task) as mcp:
