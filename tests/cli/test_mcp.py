@@ -119,7 +119,7 @@ def test_hostile_arguments_are_refused(toy: MakeToy) -> None:
     assert task.statuses() == ["keep"]
 
 
-def test_an_idea_is_left_in_the_inbox(toy: MakeToy) -> None:
+def test_an_idea_is_queued(toy: MakeToy) -> None:
     task = toy()
     task.call("run", "--max-experiments", "0")
 
@@ -128,10 +128,10 @@ def test_an_idea_is_left_in_the_inbox(toy: MakeToy) -> None:
             await ask(mcp, "propose_idea", text="a \x1b[1mwider\x1b[0m layer", priority=2)
 
     asyncio.run(session())
-    found = [json.loads(path.read_text()) for path in (task.run_folder / "inbox").glob("*.json")]
-    assert [(each["kind"], each["text"], each["priority"]) for each in found] == [
-        ("idea", "a wider layer", 2)
-    ]
+    assert "a wider layer" in task.call("idea", "list").stdout
+    task.call("run", "--max-experiments", "0")
+    (idea,) = task.view().ideas.queue
+    assert (idea.text, idea.priority, idea.by) == ("a wider layer", 2, "session")
 
 
 def test_a_client_that_gives_up_early_finds_the_experiment_decided(toy: MakeToy) -> None:

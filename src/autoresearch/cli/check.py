@@ -141,15 +141,12 @@ async def _measure(
             if not report.passed:
                 finding.problem("guard.command", report.reason, "mend the guard or the code")
         workspace = Workspace(store, bench.scope, places.inner)
-        editable = workspace.editable_files(base)
-        if not editable:
+        if not workspace.editable_files(base):
             finding.problem(
                 "task.editable", str(list(contract.task.editable)), "name files that are committed"
             )
             return finding
-        # The largest: a package's __init__.py may be empty anyway.
-        sources = workspace.sources(base)
-        victim = max(editable, key=lambda path: len(sources[path]))
+        victim = _largest(workspace, base)
         say(f"cripple    empty {victim} ...")
         empty = store.seal(base, {victim: (REGULAR, b"")}, "Emptied", "refs/check/crippled")
         try:
@@ -167,6 +164,12 @@ async def _measure(
         store.close()
         bench.clear()
     return finding
+
+
+def _largest(workspace: Workspace, commit: str) -> str:
+    """The editable file that must matter: a package's ``__init__.py`` may be empty anyway."""
+    sources = workspace.sources(commit)
+    return max(sources, key=lambda path: len(sources[path]))
 
 
 def _judge(contract: Contract, finding: Finding) -> None:

@@ -24,11 +24,11 @@ import click
 
 from .. import config
 from ..errors import UserError
+from ..inbox import drop
 from ..run import FOLDER
 from ..text import cell, clean, excerpt, fence
 from ..types import Contract, Json
 from . import task, words
-from .stop import drop
 from .views import candidate_log, read, status_json
 
 AT_ONCE = 4
@@ -131,7 +131,7 @@ class Session:
         tag = task.existing_tag(self.root, self.tag)
         request: dict[str, Json] = {
             "kind": "idea", "ticket": secrets.token_hex(8), "text": clean(text, TEXT_LENGTH),
-            "priority": priority,
+            "priority": priority, "by": "session",
         }  # fmt: skip
         drop(self.root / FOLDER / tag, request)
         return f"queued for run {tag}"
