@@ -53,7 +53,7 @@ def test_status(done: Toy) -> None:
     found = json.loads(done.call("status", "--json").stdout)
     assert list(found) == [
         "version", "tag", "state", "reason", "level", "phase", "incumbent", "baseline", "counts",
-        "limits", "branch", "results_tsv", "verified", "ideas",
+        "limits", "branch", "results_tsv", "verified", "ideas", "expectations",
     ]  # fmt: skip
     assert found["version"] == 1 and found["state"] == "done"
     assert found["incumbent"]["experiment"] == 1
@@ -74,7 +74,7 @@ def test_log(done: Toy) -> None:
     assert set(row) == {
         "experiment", "commit", "parent", "value", "low", "high", "samples", "memory_gb", "status",
         "reason", "description", "kind", "agent", "cost_usd", "tokens", "started", "decided",
-        "self_reported", "open", "verified",
+        "self_reported", "open", "verified", "expected", "expected_change",
     }  # fmt: skip
     assert row["self_reported"] is True and row["open"] is False and row["cost_usd"] is None
     assert row["started"].endswith("Z")
@@ -195,7 +195,8 @@ def test_signs_survive_and_what_is_absent_is_null(tmp_path: Path) -> None:
     task = Toy(tmp_path)
     row = json.loads(task.call("log", "--json").stdout)["rows"][number]
     absent = {name for name, value in row.items() if value is None}
-    assert absent == {"value", "low", "high", "memory_gb", "cost_usd", "tokens", "verified"}
+    assert absent == {"value", "low", "high", "memory_gb", "cost_usd", "tokens", "verified",
+                      "expected", "expected_change"}  # fmt: skip
     found = json.loads(task.call("show", "0", "--json").stdout)
     assert found["diff"] is None and found["log_tail"] is None and found["hypothesis"] is None
     assert "-3" in task.call("log").stdout

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from .. import config, inbox, limits
 from ..bench import read_text
+from ..calibration import Calibration, expectation
 from ..errors import UserError
 from ..git import Store
 from ..journal.ideas import Ideas, State
@@ -73,6 +74,8 @@ def status(folder: Path, tag: str | None, as_json: bool) -> None:
             click.echo(f"limit        {name} {amount(name, used)} of {each['max']:g}")
     if said := _ideas(view.ideas):
         click.echo(f"ideas        {said}; autoresearch idea list")
+    if said := Calibration.of(view.decided, contract.metric).words():
+        click.echo(f"agent        {said}")
     click.echo(words.summary(contract, view, run).lstrip("\n"))
 
 
@@ -104,6 +107,7 @@ def status_json(contract: Contract, view: RunView, run: Path) -> dict[str, Json]
         "results_tsv": str(run / "results.tsv"),
         "verified": verification_json(view, view.verified) if view.verified else None,
         "ideas": {each.value: view.ideas.counts[each] for each in State},
+        "expectations": expectations_json(contract, view),
     }
 
 
@@ -113,6 +117,17 @@ def _ideas(ideas: Ideas) -> str:
     if notes := len(ideas.notes):
         counts.append(f"{notes} note{'s' * (notes > 1)}")
     return ", ".join(counts)
+
+
+def expectations_json(contract: Contract, view: RunView) -> dict[str, Json] | None:
+    """How right agents were in what they expected, over the run and lately; None without any."""
+    found = Calibration.of(view.decided, contract.metric)
+    if not found.measured:
+        return None
+    return {
+        "measured": found.measured, "right": found.right, "last": len(found.last),
+        "last_right": found.last_right, "last_mean_error": found.mean_error,
+    }  # fmt: skip
 
 
 def verification_json(view: RunView, record: Verification) -> dict[str, Json]:
@@ -194,6 +209,7 @@ def print_table(table: Table) -> None:
 def row_json(contract: Contract, experiment: Experiment) -> dict[str, Json]:
     """One experiment as a row of ``log --json``."""
     made = experiment.decision
+    expected = expectation(experiment.expected, contract.metric, experiment.was)
     return {
         "experiment": experiment.number,
         "commit": experiment.commit or None,
@@ -214,6 +230,8 @@ def row_json(contract: Contract, experiment: Experiment) -> dict[str, Json]:
         "decided": experiment.decided or None,
         "self_reported": contract.metric.self_reported,
         "open": experiment.open,
+        "expected": experiment.expected or None,
+        "expected_change": expected.change if expected else None,
     }
 
 
@@ -267,7 +285,7 @@ def _show_json(
     ]  # fmt: skip
     return {
         "version": 1, **row_json(contract, experiment), "samples": samples,
-        "hypothesis": experiment.hypothesis or None, "expected": experiment.expected or None,
+        "hypothesis": experiment.hypothesis or None,
         "idea": experiment.idea, "dropped": list[Json](experiment.dropped),
         "diff": patch or None, "log_tail": tail or None,
     }  # fmt: skip
