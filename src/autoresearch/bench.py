@@ -294,10 +294,13 @@ class Bench:
         memory_gb = reported_memory_gb(run_log) or usage.peak_rss_bytes / 2**30
         answer_cpu_s = float(result["steps"][-1]["answer_cpu_s"])
 
-        def ended(outcome: Outcome, reason: str, value: float | None = None) -> Sample:
+        def ended(
+            outcome: Outcome, reason: str, value: float | None = None, *, told: str | None = None
+        ) -> Sample:
             return Sample(
                 commit, seed, outcome, value, reason, usage, memory_gb,
                 self.sandbox.level, result["node"], answer_cpu_s, contention_of(result),
+                told=reason if told is None else told,
             )  # fmt: skip
 
         if stalled_s := sum(step["stalled_s"] for step in result["steps"]):
@@ -324,20 +327,23 @@ class Bench:
             case (("timeout" | "cpu"), _):
                 return ended(Outcome.TIMEOUT, f"evaluation {evaluate['detail']}")
             case "failed", code if code == INVALID_ANSWER:
-                return ended(Outcome.CRASH, last_line(log))
+                told = "its evaluation refused what it left or answered"
+                return ended(Outcome.CRASH, last_line(log), told=told)
             case "ok", _:
                 return self._read(log, ended)
         broken = f"evaluation failed: {evaluate['detail']}: {last_line(log)}"
         if number == 0:
             raise EvaluationError(broken, fix=f"read {log}; the baseline must be measurable")
-        return ended(Outcome.CRASH, broken)
+        return ended(Outcome.CRASH, broken, told=f"its evaluation failed: {evaluate['detail']}")
 
     def _read(self, log: Path, ended: Any) -> Sample:
         name = self.contract.metric.name
         try:
             value = read_metric(read_text(log), name, self.contract.metric.pattern)
         except ValueError as error:
-            return ended(Outcome.CRASH, str(error))  # type: ignore[no-any-return]
+            own = self.contract.metric.evaluate is None
+            told = str(error) if own else f"its evaluation printed no finite {name}"
+            return ended(Outcome.CRASH, str(error), told=told)  # type: ignore[no-any-return]
         return ended(Outcome.OK, "", value)  # type: ignore[no-any-return]
 
     def used_s(self, sample: Sample) -> float:

@@ -138,6 +138,7 @@ class AgentChoice:
     env: tuple[str, ...] = ()
     network: Literal["host", "none"] = "host"
     login: Literal["none", "mine"] = "none"
+    briefing_tokens: int = 8000
     options: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -223,6 +224,8 @@ class Sample:
     """One measured value of one commit with one seed, or why there is none.
 
     ``usage`` is that of the command step, ``answer_cpu_s`` the processor time of the answer.
+    ``told`` is the reason as agents may read it: it quotes nothing that an evaluation printed,
+    which sees what is hidden.
     """
 
     commit: str
@@ -236,6 +239,7 @@ class Sample:
     node: str = ""
     answer_cpu_s: float = 0.0
     contention: Contention = Contention()
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,6 +322,7 @@ class Inside:
     workspace: Path
     briefing: Path
     proposal: Path
+    memory: Path
 
 
 Launcher = Callable[[Sequence[str], Mapping[str, str], Path | None], Awaitable[Launched]]
@@ -330,6 +335,8 @@ class Assignment:
 
     ``workspace`` is a writable export of the parent commit and the only thing an agent may
     change; ``editable`` lists the existing files it may edit, relative to ``workspace``.
+    ``memory`` is a folder to read in: results.tsv, lessons, diffs and logs of past experiments; a
+    process that ``launch`` starts is shown it as ``.autoresearch`` in its workspace.
     ``turn`` counts the experiments that agents proposed before. ``launch`` runs a confined process
     that sees the same places at the paths of ``inside``.
     ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
@@ -346,6 +353,7 @@ class Assignment:
     briefing: Path
     directory: Path
     turn: int = 0
+    memory: Path | None = None
     launch: Launcher | None = None
     inside: Inside | None = None
 

@@ -74,6 +74,7 @@ class Experiment:
     dropped: tuple[str, ...] = ()
     commit: str = ""
     fingerprint: str = ""
+    form: str = ""
     tokens_added: int = 0
     open: bool = False
     ticket: str = ""
@@ -138,6 +139,7 @@ class RunView:
         self.kept: list[Experiment] = []
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
         self.fingerprints: dict[str, int] = {}
+        self.forms: dict[str, int] = {}
         self.active_s = 0.0
         self.engine_started = ""
         self.tokens = 0
@@ -326,13 +328,22 @@ class RunView:
         experiment.hypothesis = body.get("hypothesis") or experiment.hypothesis
         experiment.expected = body.get("expected", "")
         experiment.kind = Kind(body.get("kind") or experiment.kind)
-        experiment.tokens = body.get("tokens")
-        experiment.cost_usd = body.get("cost_usd")
         experiment.dropped = tuple(body.get("dropped", ()))
-        self.tokens += experiment.tokens or 0
-        self.cost_usd += experiment.cost_usd or 0.0
+        self._spend(experiment, body.get("tokens"), body.get("cost_usd"))
         if experiment.number and not experiment.open and experiment.repeats is None:
             self.ideas.agent_answered()
+
+    def _on_answered(self, event: Event, body: dict[str, Any]) -> None:
+        self._spend(self._experiment(event), body["tokens"], body["cost_usd"])
+
+    def _spend(self, experiment: Experiment, tokens: int | None, cost_usd: float | None) -> None:
+        """An experiment costs what its agent used, each time that it was asked."""
+        if tokens is not None:
+            experiment.tokens = (experiment.tokens or 0) + tokens
+            self.tokens += tokens
+        if cost_usd is not None:
+            experiment.cost_usd = (experiment.cost_usd or 0.0) + cost_usd
+            self.cost_usd += cost_usd
 
     def _on_agent_failed(self, event: Event, body: dict[str, Any]) -> None:
         failure = AgentFailure(body["failure"])
@@ -347,6 +358,7 @@ class RunView:
         experiment.commit = body["commit"]
         experiment.tokens_added = body["tokens_added"]
         experiment.fingerprint = body["fingerprint"]
+        experiment.form = body.get("form", "")
 
     def _on_attempt(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -386,6 +398,9 @@ class RunView:
         self.counts[decision.status] += 1
         if experiment.fingerprint and not void:
             self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
+        if experiment.form and not void:
+            # What has the same form as an earlier one and ran all the same is less code.
+            self.forms[experiment.form] = experiment.number
         now = len(self.decided)
         self.references += [(value, now, False) for value in experiment.values(Role.INCUMBENT)]
         del self.references[:-REFERENCES_KEPT]
@@ -474,6 +489,7 @@ def sample_body(sample: Sample) -> dict[str, Json]:
         "node": sample.node,
         "answer_cpu_s": sample.answer_cpu_s,
         "contention": asdict(sample.contention),
+        "told": sample.told,
     }
 
 
@@ -491,4 +507,5 @@ def sample_of(body: dict[str, Any]) -> Sample:
         node=body["node"],
         answer_cpu_s=body.get("answer_cpu_s", 0.0),
         contention=Contention(**body.get("contention", {})),
+        told=body.get("told", ""),
     )
