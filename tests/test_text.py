@@ -20,9 +20,10 @@ from rich.console import Console
 
 from autoresearch import sandbox
 from autoresearch.bench import ROUTES
-from autoresearch.briefing import briefing
+from autoresearch.briefing import Known, briefing
 from autoresearch.cli.live import Screen, plain_line
 from autoresearch.journal import tsv
+from autoresearch.lessons import Lessons
 from autoresearch.report.plot import draw
 from autoresearch.run import FOLDER
 from autoresearch.text import FORMULA, block, cell, clean, excerpt, fence
@@ -220,7 +221,8 @@ def test_reading_commands_print_nothing_that_acts(story: Story) -> None:
 
 def brief(story: Story, log: str = "") -> str:
     plan = Plan("b" * 40, Kind.IMPROVE, HOSTILE["orders"] + HOSTILE["color"])
-    return briefing(story.view, story.contract, plan, "Be brief.", log)
+    known = Known(Lessons(story.contract.metric), log=log, instructions="Be brief.")
+    return briefing(story.view, story.contract, plan, known)
 
 
 @pytest.mark.parametrize("log", ["", *HOSTILE.values()], ids=["no log", *HOSTILE])
@@ -392,7 +394,7 @@ def test_only_listed_variables_reach_any_process(
     names = "echo NAMES $(env | grep -o '^[A-Za-z_0-9]*=' | tr -d =)"
     task = toy(
         {
-            "agent.sh": f"#!/bin/sh\n{names}\necho '#' >>train.py\n",
+            "agent.sh": f"#!/bin/sh\n{names}\necho 'more = 1' >>train.py\n",
             "setup.py": SHOW + "open('data.txt', 'w').write('1')\n",
             "train.py": SHOW,
             "evaluate.py": SHOW + SCORER,

@@ -239,6 +239,7 @@ class AgentSection(Section):
     env: list[str] = []
     network: Literal["host", "none"] = "host"
     login: Literal["none", "mine"] = "none"
+    briefing_tokens: int = Field(default=8000, ge=2000, le=200_000)
 
     @model_validator(mode="after")
     def _only_its_own_table(self) -> AgentSection:
@@ -398,8 +399,9 @@ def _contract(file: File, path: Path) -> Contract:
 def _agent(section: AgentSection) -> types.AgentChoice:
     own = (section.model_extra or {}).get(section.use, {})
     return types.AgentChoice(
-        section.use, section.timeout, tuple(section.env), section.network, section.login, own
-    )
+        section.use, section.timeout, tuple(section.env), section.network, section.login,
+        section.briefing_tokens, own,
+    )  # fmt: skip
 
 
 # Saying what is wrong

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from . import git, registry
-from .bench import Bench, Places, read_text
-from .briefing import briefing
+from .bench import Bench, Places
+from .briefing import CURVES_SHOWN, Known, briefing
 from .errors import AgentError
 from .journal.view import Experiment
+from .memory import Memory
 from .ports import Agent
-from .run import Run
+from .run import FOLDER, Run
 from .sandbox import Mount
 from .scratch import fresh
 from .types import (
@@ -37,6 +38,8 @@ from .workspace import Workspace
 HISTORY = 300
 INSIDE_TASK = Path("/task")
 FAILED = (Status.CRASH, Status.TIMEOUT)
+LESSONS = "lessons.md"
+TEXT_LENGTH = 40_000
 
 
 class Desk:
@@ -49,11 +52,14 @@ class Desk:
         self.bench = bench
         self.workspace = workspace
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
-        self.seat = Seat(contract, bench, run.places)
+        self.memory = Memory(run.places, run.store, contract)
+        self.seat = Seat(contract, bench, run.places, self.memory.folder)
         self._sources: dict[str, dict[str, str]] = {}
 
-    async def ask(self, record: Experiment, folder: Path) -> Proposal:
+    async def ask(self, record: Experiment, folder: Path, answer: str = "") -> Proposal:
         """Let the agent edit ``folder``, an export of the experiment's parent.
+
+        ``answer`` is what there is to say to its last proposal, where that is not run.
 
         Raises:
             AgentError: it could not be asked, failed, or did not answer in time.
@@ -63,10 +69,11 @@ class Desk:
         directory.mkdir(parents=True, exist_ok=True)
         plan = Plan(record.parent, record.kind, record.hypothesis)
         brief = directory / "briefing.md"
-        log = self._last_failure()
-        brief.write_text(
-            briefing(self.view, self.contract, plan, self._instructions(), log), encoding="utf-8"
-        )
+        memory = self.memory.write(self.view) if registry.reads(choice.use) else None
+        inside = self.seat.inside(directory, folder)
+        known = self._known(answer, inside, reads=memory is not None)
+        said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
+        brief.write_text(said, encoding="utf-8")
         (directory / "proposal.json").unlink(missing_ok=True)
 
         async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
@@ -84,8 +91,9 @@ class Desk:
             briefing=brief,
             directory=directory,
             turn=sum(1 for each in self.view.decided[1:] if not each.open and each.repeats is None),
+            memory=memory,
             launch=launch,
-            inside=self.seat.inside(directory, folder),
+            inside=inside,
         )
         try:
             async with asyncio.timeout(choice.timeout_s + 60):
@@ -95,19 +103,29 @@ class Desk:
                 f"{choice.use} did not answer within its timeout", failure=AgentFailure.TIMEOUT
             ) from error
 
-    def _instructions(self) -> str:
-        """What the person says now, read anew each time; nothing where it cannot be read."""
-        path = self.contract.task.instructions
-        with contextlib.suppress(OSError):
-            return (self.contract.root / path).read_text("utf-8", "replace") if path else ""
-        return ""
+    def _known(self, answer: str, inside: Inside, *, reads: bool) -> Known:
+        """What the briefing tells beside the run's state."""
+        curves = {}
+        if reads:
+            shown = {each.number: each for each in self.view.decided[-CURVES_SHOWN:]}
+            if self.view.incumbent is not None:
+                shown[self.view.incumbent.number] = self.view.incumbent
+            curves = {number: self.memory.curves(each) for number, each in shown.items()}
+        root, path = self.contract.root, self.contract.task.instructions
+        lessons = [_text(root / LESSONS), _text(self.run.places.run / LESSONS)]
+        return Known(
+            self.memory.lessons, curves, self._last_failure(),
+            instructions=_text(root / path) if path else "",
+            people="\n\n".join(filter(None, lessons)),
+            answer=answer, memory=str(inside.memory) if reads else "",
+            proposal=str(inside.proposal),
+        )  # fmt: skip
 
     def _last_failure(self) -> str:
         """What the last experiment printed, where it crashed or ran out of time."""
         last = self.view.decided[-1]
-        if not last.taken or not last.decision or last.decision.status not in FAILED:
-            return ""
-        return read_text(self.run.places.sample(last.number, last.taken[-1].k) / "run.log")
+        failed = last.decision is not None and last.decision.status in FAILED
+        return self.memory.log(last) if failed else ""
 
     def _history(self) -> list[Past]:
         """The baseline, what was kept, and the last experiments, oldest first."""
@@ -135,10 +153,13 @@ class Desk:
 class Seat:
     """Where an agent's own process works: what it is shown, and how it is started."""
 
-    def __init__(self, contract: Contract, bench: Bench, places: Places) -> None:
+    def __init__(
+        self, contract: Contract, bench: Bench, places: Places, memory: Path | None = None
+    ) -> None:
         self.contract = contract
         self.bench = bench
         self.places = places
+        self.memory = memory
 
     def _mounts(self, directory: Path) -> list[Mount]:
         """What an agent's process is shown beside the workspace."""
@@ -146,26 +167,36 @@ class Seat:
         return [
             Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
             Mount(answer, INSIDE_TASK / "answer", writable=True),
+            *([Mount(self.memory, self._memory)] if self.memory and self.memory.is_dir() else []),
         ]
+
+    @property
+    def _memory(self) -> Path:
+        """Where the process finds the memory."""
+        return self.places.root / FOLDER
 
     def inside(self, directory: Path, folder: Path) -> Inside:
         """The paths of an assignment as the process will see them."""
         places = self.places
         mounts = [*self._mounts(directory), Mount(folder, places.repository, writable=True)]
-        workspace, briefing, proposal = (
-            self.bench.sandbox.place(at, mounts)
-            for at in (
-                places.root, INSIDE_TASK / "briefing.md", INSIDE_TASK / "answer" / "proposal.json"
+        return Inside(
+            *(
+                self.bench.sandbox.place(at, mounts)
+                for at in (
+                    places.root,
+                    INSIDE_TASK / "briefing.md",
+                    INSIDE_TASK / "answer" / "proposal.json",
+                    self._memory,
+                )
             )
-        )  # fmt: skip
-        return Inside(workspace, briefing, proposal)
+        )
 
     async def launch(
         self, directory: Path, folder: Path, argv: Any, env: Any, stdin: Path | None
     ) -> Launched:
         """Start an agent's own process, confined, in the workspace."""
         choice, root = self.contract.agents[0], self.contract.root
-        git.disposable_repository(folder)
+        git.disposable_repository(folder, FOLDER)
         answer = self.bench.places.scratch / "answer"
         fresh(answer)
         extra = self._mounts(directory)
@@ -189,3 +220,10 @@ class Seat:
         if said.is_file() and not said.is_symlink() and said.stat().st_size < 1 << 20:
             shutil.copyfile(said, directory / "proposal.json", follow_symlinks=False)
         return launched
+
+
+def _text(path: Path) -> str:
+    """What a person says now, nothing where it cannot be read; what is cut anyway is not read."""
+    with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(TEXT_LENGTH)
+    return ""

@@ -197,7 +197,7 @@ class Engine:
             )  # fmt: skip
             self.run.append(
                 "sealed", record.number, commit=void.commit, tokens_added=void.tokens_added,
-                fingerprint=void.fingerprint,
+                fingerprint=void.fingerprint, form=void.form,
             )  # fmt: skip
         return record
 
@@ -216,24 +216,18 @@ class Engine:
 
     async def _propose(self, record: Experiment) -> Decision | None:
         """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
-        folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
-        problem = ""
-        if record.ticket:
-            ticket = self.view.tickets[record.ticket]
-            proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
-            problem = self._fill(folder, ticket["files"], ticket.get("patch"))
-        elif (idea := self.view.ideas.get(record.idea)) is not None and idea.code:
-            proposal = Proposal(idea.text, hypothesis=idea.text, kind=Kind.IMPROVE)
-            problem = self._fill(folder, {}, idea.patch)
-        else:
-            proposal = await self.desk.ask(record, folder)
-        if proposal.exhausted:
-            self.run.append("exhausted")
-            raise StopAsyncIteration
-        failpoint("agent.ended")
-        self.run.require_room()  # else the agent may have written half a file
-        captured = self.workspace.capture(record.parent, folder)
-        remove(folder)
+        proposal, captured, problem = await self._edit(record)
+        repeat = "" if problem else self._repeat(record, captured)
+        if repeat and self._may_ask_again(record):
+            self.run.append(
+                "answered", record.number, answer=repeat, tokens=proposal.tokens,
+                cost_usd=proposal.cost_usd,
+            )  # fmt: skip
+            if limits.stop(self.view, self.contract, self.view.active_s) is None:
+                proposal, captured, problem = await self._edit(record, repeat)
+                repeat = "" if problem else self._repeat(record, captured)
+            else:
+                proposal = replace(proposal, tokens=None, cost_usd=None)  # they count already
         self.run.append(
             "proposed",
             record.number,
@@ -245,10 +239,8 @@ class Engine:
             cost_usd=proposal.cost_usd,
             dropped=list[Json](captured.changes.dropped[:20]),
         )
-        if problem := problem or breach(captured.changes) or "":
-            return Decision(Status.REJECTED, problem)
-        if (twin := self.view.fingerprints.get(captured.fingerprint)) is not None:
-            return Decision(Status.REJECTED, self._repeat(twin))
+        if problem or repeat:
+            return Decision(Status.REJECTED, problem or repeat)
         candidate = self.workspace.seal(
             record.parent,
             captured,
@@ -261,8 +253,36 @@ class Engine:
             commit=candidate.commit,
             tokens_added=candidate.tokens_added,
             fingerprint=captured.fingerprint,
+            form=captured.form,
         )
         return None
+
+    async def _edit(self, record: Experiment, answer: str = "") -> tuple[Proposal, Captured, str]:
+        """One edit of a copy of the parent, and why it must not run; ``answer`` to the one before.
+
+        Raises:
+            AgentError: there is none.
+            StopAsyncIteration: the agent has no more.
+        """
+        folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
+        problem = ""
+        if record.ticket:
+            ticket = self.view.tickets[record.ticket]
+            proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
+            problem = self._fill(folder, ticket["files"], ticket.get("patch"))
+        elif (idea := self.view.ideas.get(record.idea)) is not None and idea.code:
+            proposal = Proposal(idea.text, hypothesis=idea.text, kind=Kind.IMPROVE)
+            problem = self._fill(folder, {}, idea.patch)
+        else:
+            proposal = await self.desk.ask(record, folder, answer)
+        if proposal.exhausted:
+            self.run.append("exhausted")
+            raise StopAsyncIteration
+        failpoint("agent.ended")
+        self.run.require_room()  # else the agent may have written half a file
+        captured = self.workspace.capture(record.parent, folder)
+        remove(folder)
+        return proposal, captured, problem or breach(captured.changes) or ""
 
     def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
         """Put what a person tries into the workspace; says what keeps it out."""
@@ -284,11 +304,22 @@ class Engine:
         names = ", ".join(Path(path).name for path in captured.changes.changed[:3])
         return f"edit {names}" if names else "no change"
 
-    def _repeat(self, number: int) -> str:
-        twin = self.view.experiments[number]
-        assert twin.decision is not None
-        value = "" if twin.decision.value is None else f"{twin.decision.value:.6g}, "
-        return f"exact repeat of #{number} ({value}{twin.decision.status.value})"
+    def _repeat(self, record: Experiment, captured: Captured) -> str:
+        """Which experiment a candidate repeats, and what came of it; empty where it is new."""
+        how, number = "exact repeat of", self.view.fingerprints.get(captured.fingerprint)
+        if number is None and registry.reads(record.agent):
+            number = self.view.forms.get(captured.form)
+            how = "but for comments and layout a repeat of"
+            # Fewer signs that say the same are less code, which may be kept for an equal result.
+            twin = "" if number is None else self.view.experiments[number].commit
+            if twin and self.run.store.has(twin):
+                less = self.workspace.less_code(captured, record.parent, twin)
+                number = None if less else number
+        return "" if number is None else f"{how} {_named(self.view.experiments[number])}"
+
+    def _may_ask_again(self, record: Experiment) -> bool:
+        """Whether an agent proposed it that can take an answer."""
+        return record.agent == self._agent_name("") and registry.reads(record.agent)
 
     # Measure and decide
 
@@ -303,8 +334,7 @@ class Engine:
             record = self.run.open(Plan(base, Kind.BASELINE), "engine")
             self.run.append("proposed", 0, description="baseline")
             self.run.append(
-                "sealed", 0, commit=base, tokens_added=0,
-                fingerprint=self.workspace.fingerprint(base),
+                "sealed", 0, commit=base, tokens_added=0, **self.workspace.names(base)
             )  # fmt: skip
         record = self.view.experiments[0]
         while not isinstance(step := self._judge_baseline(record), Decision):
@@ -528,6 +558,14 @@ def agent_wait_s(error: AgentError, failures: int) -> float:
         return min(LONGEST_RETRY_AFTER_S, max(BACK_OFF_S, error.retry_after_s))
     first_s = FIRST_WAIT_S.get(error.failure, BACK_OFF_S)
     return min(LONGEST_BACK_OFF_S, first_s * back_off_s(failures))
+
+
+def _named(experiment: Experiment) -> str:
+    """An experiment by its number, value and status."""
+    assert experiment.decision is not None
+    made = experiment.decision
+    value = "" if made.value is None else f"{made.value:.6g}, "
+    return f"#{experiment.number} ({value}{made.status.value})"
 
 
 def _mean(record: Experiment) -> float | None:

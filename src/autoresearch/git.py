@@ -544,8 +544,11 @@ def apply_patch(folder: Path, patch: Path) -> str | None:
     return said[-1] if said else f"git apply ended with {done.returncode}"
 
 
-def disposable_repository(folder: Path) -> None:
-    """A throw-away repository with one commit, for agents that expect to be in one."""
+def disposable_repository(folder: Path, ignored: str) -> None:
+    """A throw-away repository with one commit, for agents that expect to be in one.
+
+    ``ignored`` is a pattern of what is shown in it and belongs to no change.
+    """
     env = environment() | {
         "GIT_AUTHOR_NAME": "autoresearch", "GIT_AUTHOR_EMAIL": "autoresearch@localhost",
         "GIT_COMMITTER_NAME": "autoresearch", "GIT_COMMITTER_EMAIL": "autoresearch@localhost",
@@ -553,3 +556,4 @@ def disposable_repository(folder: Path) -> None:
     git("init", "--quiet", cwd=folder, env=env)
     git("add", "--all", cwd=folder, env=env)
     git("commit", "--quiet", "--message", "Parent of this experiment", cwd=folder, env=env)
+    exclude(folder, ignored)

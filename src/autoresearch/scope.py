@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from .types import Task
 
 NAMED = 3
+MEMORY = ".autoresearch/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,10 @@ class Scope:
         self._data = _compile(task.data)
 
     def editable(self, path: str) -> bool:
-        """Whether a candidate may change this file."""
-        return bool(self._editable.match(path)) and not (self.hidden(path) or self.sealed(path))
+        """Whether a candidate may change this file; never in what is shown of past experiments."""
+        if path.startswith(MEMORY) or self.hidden(path) or self.sealed(path):
+            return False
+        return bool(self._editable.match(path))
 
     def hidden(self, path: str) -> bool:
         """Whether only the evaluation may see this file."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from .failpoint import failpoint
 from .git import EXECUTABLE, LINK, REGULAR, SUBMODULE, Edits, Entry, Store, blob_oid
+from .novelty import form
 from .scope import Changes, Scope
 from .scratch import fresh
 from .size import tokens_added
@@ -24,15 +25,22 @@ from .types import Candidate
 FILE_BYTES = 4 << 20
 EDITED_FILES = 200
 SEEN_FILES = 50_000
+# Beyond it candidates are compared byte by byte: reading so much code would take seconds.
+COMPARED_BYTES = 1 << 20
+FORMS_KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """What an edited directory holds: the edits that may enter, and all that must not."""
+    """What an edited directory holds: the edits that may enter, and all that must not.
+
+    ``fingerprint`` is equal for exact repeats, ``form`` for what differs in comments and layout.
+    """
 
     edits: Edits
     changes: Changes
     fingerprint: str
+    form: str = ""
 
 
 class Workspace:
@@ -42,6 +50,7 @@ class Workspace:
         self.store = store
         self.scope = scope
         self.prefix = "" if inner == Path() else f"{inner.as_posix()}/"
+        self._forms: dict[tuple[str, str], str] = {}
 
     def export(self, commit: str, target: Path) -> Path:
         """A fresh writable copy of a commit without anything hidden."""
@@ -109,7 +118,8 @@ class Workspace:
             dropped=tuple(sorted(dropped)),
         )
         failpoint("workspace.captured")
-        return Captured(edits, changes, self._fingerprint(parent, edits))
+        fingerprint, form = self._fingerprint(parent, edits), self._form(parent, edits)
+        return Captured(edits, changes, fingerprint, form)
 
     def seal(self, parent: str, captured: Captured, message: str, ref: str) -> Candidate:
         """Commit the allowed edits on top of the parent."""
@@ -125,20 +135,47 @@ class Workspace:
 
     def _fingerprint(self, parent: str, edits: Edits) -> str:
         """Names the content of all editable files: equal for exact repeats of a candidate."""
-        digest = hashlib.sha256()
+        return _digest(self._final(parent, edits))
+
+    def _final(self, parent: str, edits: Edits) -> dict[str, str]:
+        """The editable files after some edits, by path; each by the name that git gives to it."""
         final = {p: self.store.tree(parent)[p].oid for p in self.editable_files(parent)}
         for path, edit in edits.items():
             if edit is None:
                 final.pop(path, None)
             else:
                 final[path] = blob_oid(edit[1])
-        for path, oid in sorted(final.items()):
-            digest.update(f"{path}\0{oid}\0".encode("utf-8", errors="surrogateescape"))
-        return digest.hexdigest()[:32]
+        return final
 
-    def fingerprint(self, commit: str) -> str:
-        """The fingerprint of a sealed commit."""
-        return self._fingerprint(commit, {})
+    def _form(self, parent: str, edits: Edits) -> str:
+        """Names what the editable files say, whatever their comments and layout; empty if large."""
+        contents = {path: edit[1] for path, edit in edits.items() if edit is not None}
+        left, found = COMPARED_BYTES, {}
+        if len(self._forms) > FORMS_KEPT:
+            self._forms.clear()
+        for path, oid in self._final(parent, edits).items():
+            data = contents[path] if path in contents else self.store.read(oid)
+            left -= len(data)
+            if left < 0:
+                return ""
+            if (path, oid) not in self._forms:
+                self._forms[path, oid] = form(path, data)
+            found[path] = self._forms[path, oid]
+        return _digest(found)
+
+    def names(self, commit: str) -> dict[str, str]:
+        """The fingerprint and the form of a sealed commit."""
+        return {"fingerprint": self._fingerprint(commit, {}), "form": self._form(commit, {})}
+
+    def less_code(self, captured: Captured, parent: str, other: str) -> bool:
+        """Whether edits of ``parent`` leave fewer syntax tokens than the commit ``other`` has."""
+        mine = self.sources(parent)
+        for path, edit in captured.edits.items():
+            if edit is None:
+                mine.pop(path, None)
+            else:
+                mine[path] = _text(edit[1])
+        return tokens_added(self.sources(other), mine) < 0
 
     def _inside(self, path: str) -> str | None:
         return path[len(self.prefix) :] if path.startswith(self.prefix) else None
@@ -180,6 +217,13 @@ def _walk(folder: Path, unsafe: list[tuple[str, str]]) -> Iterator[tuple[str, os
                         yield path, entry.stat(follow_symlinks=False)
         except OSError as error:
             unsafe.append((inner or ".", f"unreadable: {error.strerror}"))
+
+
+def _digest(names: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    for path, name in sorted(names.items()):
+        digest.update(f"{path}\0{name}\0".encode("utf-8", errors="surrogateescape"))
+    return digest.hexdigest()[:32]
 
 
 def _entry(path: Path, status: os.stat_result) -> Entry | None:

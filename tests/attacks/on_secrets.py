@@ -232,7 +232,7 @@ for place in places:
     except OSError:
         pass
 """,
-        agent='echo "# $(date +%N)" >> train.py',
+        agent="echo \"now = '$(date +%N)'\" >> train.py",
     ),
     Attack(
         "leaves shared memory and queues for the next experiment",
@@ -252,7 +252,7 @@ c.msgget(0x5EED, 0o1666)
 if hasattr(c, "mq_open"):
     c.mq_open(b"/@ABSTRACT@", 0o102, 0o666, None)
 """,
-        agent='echo "# $(date +%N)" >> train.py',
+        agent="echo \"now = '$(date +%N)'\" >> train.py",
     ),
     Attack(
         "trains on in its guard for the next sample",

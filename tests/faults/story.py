@@ -9,15 +9,19 @@ from tests.conftest import Toy
 AGENT = """\
 #!/bin/sh
 [ -n "$AGENT_FAILS" ] && { echo "no credit" >&2; exit 7; }
+[ -n "$AGENT_REPEATS" ] && { date '+# %N' >>train.py; exit 0; }
 sleep PAUSE
-awk '/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 2; next } { print }' train.py >new
+awk -v now="$(date +%N)" '
+/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 2; next }
+/^STAMP/ { printf "STAMP = \\"%s\\"\\n", now; next }
+{ print }' train.py >new
 cat new >train.py; rm new
-date '+# %N' >>train.py
 grep '^LR' train.py
 """
 TRAIN = """\
 import os, pathlib, time
 LR = 0.5
+STAMP = ""
 time.sleep(PAUSE)
 pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(LR))
 print("trained")
@@ -56,7 +60,8 @@ def story(root: Path, *, pause_s: float = 0.0) -> Toy:
         "guard": 'command = "python3 check.py"',
         "keep": "confirm = 1",
         "agent": (
-            'use = "command"\nenv = ["AGENT_FAILS"]\n[agent.command]\nargv = ["./agent.sh"]\n'
+            'use = "command"\nenv = ["AGENT_FAILS", "AGENT_REPEATS"]\n'
+            '[agent.command]\nargv = ["./agent.sh"]\n'
             '[agent.replay]\ndir = "patches"'
         ),
     }

@@ -97,6 +97,7 @@ SCENES: dict[str, Scene] = {
     "journal.paused": FAILING,
     "journal.agent_failed": FAILING,
     "journal.resumed": FAILING,
+    "journal.answered": (_nothing, ["--max-experiments", "2"], {"AGENT_REPEATS": "1"}),
     "journal.stop_requested": (_ask("stop"), ["--max-experiments", "9"], {}),
     "journal.pause_requested": (_ask("pause"), ["--max-experiments", "9"], {}),
     "journal.resume_requested": (_ask("pause", "resume"), ["--max-experiments", "9"], {}),
@@ -258,7 +259,7 @@ def test_killed_there_a_milestone_goes_on(
     if kind == "verify_abandoned":
         task = _unmeasurable(task.root)
     else:
-        steps = counting("sed -i 's/^A = .*/A = 0.5/' train.py", "echo '# two' >>train.py")
+        steps = counting("sed -i 's/^A = .*/A = 0.5/' train.py", "echo 'two = 2' >>train.py")
         task = Toy(task.root, {"agent.sh": steps, "train.py": THREE}, {"keep": SURE}).create()
     seen = Acknowledged()
     argv = ("run", "--tag", "t", "--max-experiments", "2")
