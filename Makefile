@@ -16,6 +16,7 @@ endurance: .venv/.test
 	$(BIN)/python bench/keep_rule.py --full --curve
 	$(BIN)/python bench/search.py --full --jobs 2
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/briefing.py
 	$(BIN)/python bench/contention.py
 	$(BIN)/python bench/search.py --tinylm --jobs 2
 

@@ -143,7 +143,7 @@ def test_training_on_inside_the_answer_is_charged(toy: MakeToy) -> None:
         "import sys\nif '--answer' in sys.argv:\n    sys.stdin.read(1)\n"
         "    {}\n    sys.stdout.write('{}')\n"
     )
-    loop = "sum(range(40_000_000))"
+    loop = "sum(range(120_000_000))"
     task = toy(
         {
             "evaluate.py": evaluate,
