@@ -395,7 +395,8 @@ def test_ctrl_c_loses_nothing_and_the_same_command_goes_on(toy: MakeToy) -> None
     assert "interrupted: what was measured is kept" in task.said.read_text()
     taken = samples(task)
     assert len(taken) == 3
-    task.call("verify", "--samples", "3")
+    again = task.call("verify", "--samples", "3", code=None)
+    assert again.returncode in (0, 3)  # so few samples may find the recorded gain too good
     assert len(task.view().verifications) == 1
     assert samples(task)[:3] == taken and len(samples(task)) == 6
 
