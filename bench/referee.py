@@ -18,6 +18,7 @@ from autoresearch.decide import (
     decide,
     honest,
 )
+from autoresearch.journal.view import REFERENCES_KEPT
 from autoresearch.types import Decision, Status
 
 RECENT = 20
@@ -73,6 +74,7 @@ class Referee(Generic[Code]):
                 evidence = replace(evidence, incumbent_fresh=more)
         self.decided += 1
         self.references += [Reference(value, self.decided) for value in evidence.incumbent_fresh]
+        del self.references[:-REFERENCES_KEPT]
         kept = step.status is Status.KEEP
         if evidence.fresh:
             self.confirmations = [*self.confirmations, kept][-RECENT:]

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from autoresearch.decide import (
+    BESIDE_KEEP,
     FRESH_MOST,
+    LATEST,
     CheckGuards,
     Evidence,
     MoreSamples,
@@ -25,6 +27,7 @@ from autoresearch.decide import (
     baseline_decision,
     baseline_samples,
     decide,
+    honest,
     t_cdf,
     t_quantile,
 )
@@ -88,8 +91,9 @@ def test_no_gain_is_not_worth_a_confirmation() -> None:
 def test_bounded_and_never_worse(screen: float, fresh: list[float], tokens: int) -> None:
     decision, evidence = finish(LOWER, standing(), screen, fresh, tokens)
     assert len(evidence.fresh) <= FRESH_MOST
-    assert len(evidence.incumbent_fresh) <= 1
+    assert len(evidence.incumbent_fresh) <= BESIDE_KEEP
     if decision.status is Status.KEEP:
+        assert len(evidence.incumbent_fresh) == BESIDE_KEEP
         assert decision.value == pytest.approx(sum(evidence.fresh) / len(evidence.fresh))
         # Only removed code may cost anything, and less than one noise width.
         assert decision.gain is not None
@@ -161,6 +165,27 @@ def test_the_incumbent_is_measured_again_when_its_samples_are_old() -> None:
     assert isinstance(step, MoreSamples) and step.of == "incumbent"
     step = decide(LOWER, standing(age=50), Evidence(0, 101.0, incumbent_fresh=(100.0,)))
     assert isinstance(step, Decision)
+
+
+def test_a_gain_that_the_incumbent_shows_beside_it_is_the_machines() -> None:
+    known, fresh = standing(), (97.9, 97.6, 98.0, 97.7)
+    beside = Evidence(0, 97.8, fresh, incumbent_fresh=(100.0,), guards_passed=True)
+    step = decide(LOWER, known, beside)
+    assert isinstance(step, MoreSamples) and step.of == "incumbent"
+    same = decide(LOWER, known, replace(beside, incumbent_fresh=(100.0, 100.2, 99.9)))
+    assert isinstance(same, Decision) and same.status is Status.KEEP
+    faster = decide(LOWER, known, replace(beside, incumbent_fresh=(97.9, 97.6, 97.8)))
+    assert isinstance(faster, Decision) and faster.status is Status.DISCARD
+
+
+def test_only_the_latest_samples_estimate_the_incumbent() -> None:
+    selected = [Reference(90.0, 60, selected=True)] * 2
+    old = [Reference(100.0, 50)] * 10
+    new = [Reference(102.0, 5)] * LATEST
+    assert honest([*selected, *old, *new]) == [102.0] * LATEST
+    assert honest([*selected, *old, *new], more=3) == [102.0] * (LATEST - 3)
+    assert honest([*selected, *old[:2]]) == [90.0, 90.0, 100.0, 100.0]
+    assert honest([*selected, *old[:2]], more=1) == [100.0, 100.0]
 
 
 def test_two_baseline_samples_are_enough_to_decide() -> None:

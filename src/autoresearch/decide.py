@@ -7,7 +7,7 @@ Pure: no clock, no disk, no chance. An experiment goes through three gates.
    lucky.
 2. The guards, which the engine runs.
 3. The confirmation. Fresh samples of the candidate, one at a time, against an estimate of the
-   incumbent that is kept honest by fresh samples of its own; kept as soon as the net gain is sure
+   incumbent that is kept honest by fresh samples of its own, three of them before a keep; kept as soon as the net gain is sure
    enough, discarded as soon as it is not worth another sample.
 
 ``net = gain - price of the code added``. Noise is pooled over all repeated samples of the run with
@@ -31,9 +31,13 @@ FRESH_MOST = 4
 # Standard normal quantiles of "not worth another sample", by fresh samples taken so far.
 FUTILE = (-0.2, 0.35, 0.75)
 # What part of the error allowance each look may spend; early looks spend little.
-SPEND = (0.05, 0.15, 0.25, 0.35)
+SPEND = (0.05, 0.20, 0.30, 0.45)
 REFERENCES = 6
 HONEST = 3
+# Machines drift: older samples of the incumbent say less about now.
+LATEST = 14
+# Samples of the incumbent that are taken beside a candidate before it is kept.
+BESIDE_KEEP = 3
 STALE = 5
 NEW = 2
 # The prior counts as this many degrees of freedom, at this part of the incumbent's value.
@@ -45,9 +49,9 @@ SIMPLICITY = 0.05
 # Gains are taken to be this rare until confirmations of the run say otherwise.
 PRIOR_SUCCESSES, PRIOR_ATTEMPTS = 0.3, 6.0
 COMMON = 0.15
-LOOSEST = 10.0
+LOOSEST = 20.0
 BASELINE_S = 300.0
-BESIDE = "a candidate is confirmed beside a sample of it"
+BESIDE = "a candidate is confirmed beside samples of it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +196,13 @@ def _confirm(rule: Rule, standing: Standing, evidence: Evidence, case: _Case) ->
         most = int(rule.confirm)
         allowance = case.allowance if len(fresh) >= most else 0.0
     if 1 - sure < allowance:
-        if not evidence.incumbent_fresh:
-            # The machine may have changed since its stored samples were taken.
+        if len(evidence.incumbent_fresh) < BESIDE_KEEP:
+            # The machine may have changed since its stored samples were taken; and what looks
+            # good enough was picked for looking so.
             return MoreSamples("incumbent", BESIDE)
+        beside = math.fsum(evidence.incumbent_fresh) / len(evidence.incumbent_fresh)
+        if surplus - case.gain(beside) <= case.sigma * math.sqrt(1 / len(fresh) + 1 / BESIDE_KEEP):
+            return case.discard(mean, f"the incumbent, measured beside it, gave {beside:.6g}")
         # This is the line that keeps a candidate.
         return case.keep(list(fresh), sure)
     if len(fresh) >= most:
@@ -207,11 +215,15 @@ def _confirm(rule: Rule, standing: Standing, evidence: Evidence, case: _Case) ->
 
 
 def honest(references: Sequence[Reference], more: int = 0) -> list[float]:
-    """The values that estimate the incumbent: those that selected it only while others are few."""
-    unbiased = [each.value for each in references if not each.selected]
-    if len(unbiased) + more >= HONEST:
-        return unbiased
-    return [each.value for each in references]
+    """The values that estimate the incumbent, of samples given oldest first.
+
+    The latest only, ``more`` of them still to come; those that selected it only while others are
+    few.
+    """
+    values = [each.value for each in references if not each.selected]
+    if len(values) + more < HONEST:
+        values = [each.value for each in references]
+    return values[-(LATEST - more) :]
 
 
 def _stale(standing: Standing) -> bool:
