@@ -7,8 +7,8 @@ Pure: no clock, no disk, no chance. An experiment goes through three gates.
    lucky.
 2. The guards, which the engine runs.
 3. The confirmation. Fresh samples of the candidate, one at a time, against an estimate of the
-   incumbent that is kept honest by fresh samples of its own, three of them before a keep; kept as soon as the net gain is sure
-   enough, discarded as soon as it is not worth another sample.
+   incumbent that is kept honest by fresh samples of its own; kept as soon as the net gain is sure
+   enough and stands against those alone, discarded as soon as it is not worth another sample.
 
 ``net = gain - price of the code added``. Noise is pooled over all repeated samples of the run with
 a weak prior, never taken from the candidate alone. How sure is sure enough adapts: where many
@@ -197,11 +197,11 @@ def _confirm(rule: Rule, standing: Standing, evidence: Evidence, case: _Case) ->
         allowance = case.allowance if len(fresh) >= most else 0.0
     if 1 - sure < allowance:
         if len(evidence.incumbent_fresh) < BESIDE_KEEP:
-            # The machine may have changed since its stored samples were taken; and what looks
-            # good enough was picked for looking so.
+            # The machine may have changed since its stored samples were taken.
             return MoreSamples("incumbent", BESIDE)
         beside = math.fsum(evidence.incumbent_fresh) / len(evidence.incumbent_fresh)
-        if surplus - case.gain(beside) <= case.sigma * math.sqrt(1 / len(fresh) + 1 / BESIDE_KEEP):
+        paired = case.sigma * math.sqrt(1 / len(fresh) + 1 / len(evidence.incumbent_fresh))
+        if surplus - case.gain(beside) <= paired:
             return case.discard(mean, f"the incumbent, measured beside it, gave {beside:.6g}")
         # This is the line that keeps a candidate.
         return case.keep(list(fresh), sure)
