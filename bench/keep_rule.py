@@ -244,7 +244,7 @@ def curve(runs: int, repeats: int) -> None:
     print("\nTrade-off: how much looser the rule may become where confirmations succeed")
     print(f"  {'looser':>7} {'false /1000':>12} {'rich share':>11} {'rich useless':>13}")
     standard = rules.LOOSEST
-    for looser in (1.0, 4.0, 10.0, 20.0, 40.0):
+    for looser in (1.0, 4.0, 10.0, 25.0, 50.0):
         rules.LOOSEST = looser
         nulls = all_null("Gaussian", runs, 300)
         rich = campaigns(IDEAS["rich in gains"], runs, 500)

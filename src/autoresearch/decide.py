@@ -31,14 +31,14 @@ FRESH_MOST = 4
 # Standard normal quantiles of "not worth another sample", by fresh samples taken so far.
 FUTILE = (-0.2, 0.35, 0.75)
 # What part of the error allowance each look may spend; early looks spend little.
-SPEND = (0.05, 0.20, 0.30, 0.45)
+SPEND = (0.02, 0.08, 0.25, 0.40)
 REFERENCES = 6
 HONEST = 3
 # Machines drift: older samples of the incumbent say less about now.
-LATEST = 14
+LATEST = 16
 # Samples of the incumbent that are taken beside a candidate before it is kept.
 BESIDE_KEEP = 3
-STALE = 5
+STALE = 4
 NEW = 2
 # The prior counts as this many degrees of freedom, at this part of the incumbent's value.
 PRIOR_DOF = 2
@@ -49,7 +49,7 @@ SIMPLICITY = 0.05
 # Gains are taken to be this rare until confirmations of the run say otherwise.
 PRIOR_SUCCESSES, PRIOR_ATTEMPTS = 0.3, 6.0
 COMMON = 0.15
-LOOSEST = 20.0
+LOOSEST = 25.0
 BASELINE_S = 300.0
 BESIDE = "a candidate is confirmed beside samples of it"
 
