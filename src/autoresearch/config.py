@@ -12,7 +12,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -231,6 +231,12 @@ class KeepSection(Section):
     simplicity: Annotated[Any, BeforeValidator(_simplicity)] = "auto"
 
 
+class PricesSection(Section):
+    input: Annotated[Number, Field(ge=0)]
+    output: Annotated[Number, Field(ge=0)]
+    cached: Annotated[Number, Field(ge=0)] | None = None
+
+
 class AgentSection(Section):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -240,6 +246,7 @@ class AgentSection(Section):
     network: Literal["host", "none"] = "host"
     login: Literal["none", "mine"] = "none"
     briefing_tokens: int = Field(default=8000, ge=2000, le=200_000)
+    prices: PricesSection | None = None
 
     @model_validator(mode="after")
     def _only_its_own_table(self) -> AgentSection:
@@ -398,9 +405,10 @@ def _contract(file: File, path: Path) -> Contract:
 
 def _agent(section: AgentSection) -> types.AgentChoice:
     own = (section.model_extra or {}).get(section.use, {})
+    prices = types.Prices(**section.prices.model_dump()) if section.prices else None
     return types.AgentChoice(
         section.use, section.timeout, tuple(section.env), section.network, section.login,
-        section.briefing_tokens, own,
+        section.briefing_tokens, prices, own,
     )  # fmt: skip
 
 
@@ -451,10 +459,13 @@ EXAMPLES = {
     "metric": "add [metric] with name",
     "metric.name": 'name = "val_bpb"',
     "guard.command": 'command = "pytest -q"',
+    "agent.prices.input": "in dollars per million tokens",
+    "agent.prices.output": "in dollars per million tokens",
 }
 SECTIONS: dict[str, type[BaseModel]] = {
     "": File, "task": TaskSection, "run": RunSection, "metric": MetricSection,
-    "guard": GuardSection, "keep": KeepSection, "agent": AgentSection, "search": SearchSection,
+    "guard": GuardSection, "keep": KeepSection, "agent": AgentSection,
+    "agent.prices": PricesSection, "search": SearchSection,
     "search.space": RangeSection, "limits": LimitsSection, "parallel": ParallelSection,
 }  # fmt: skip
 
@@ -514,11 +525,16 @@ def from_snapshot(body: Mapping[str, Any], path: Path) -> Contract:
         metric=_make(types.Metric, body["metric"]),
         guards=tuple(_make(types.Guard, each) for each in body["guards"]),
         keep=_make(types.Keep, body["keep"]),
-        agents=tuple(_make(types.AgentChoice, each) for each in body["agents"]),
+        agents=tuple(_agent_of(each) for each in body["agents"]),
         space={name: _make(types.Range, each) for name, each in body["space"].items()},
         limits=_make(types.Limits, body["limits"]),
         parallel=_make(types.Parallel, body["parallel"]),
     )
+
+
+def _agent_of(body: Mapping[str, Any]) -> types.AgentChoice:
+    made: types.AgentChoice = _make(types.AgentChoice, body)
+    return replace(made, prices=types.Prices(**body["prices"])) if body.get("prices") else made
 
 
 def _make(kind: Callable[..., Any], body: Mapping[str, Any]) -> Any:

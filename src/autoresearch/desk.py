@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import git, registry
+from . import git, limits, registry
 from .bench import Bench, Places
 from .briefing import CURVES_SHOWN, Known, briefing
 from .errors import AgentError
@@ -23,6 +24,7 @@ from .run import FOLDER, Run
 from .sandbox import Mount
 from .scratch import fresh
 from .types import (
+    AgentChoice,
     AgentFailure,
     Assignment,
     Contract,
@@ -94,14 +96,25 @@ class Desk:
             memory=memory,
             launch=launch,
             inside=inside,
+            choice=choice,
+            tokens_left=self._left("tokens"),
+            cost_left_usd=self._left("cost_usd"),
         )
         try:
             async with asyncio.timeout(choice.timeout_s + 60):
-                return await self.agent.propose(assignment)
+                proposal = await self.agent.propose(assignment)
+                cost_usd = _priced(choice, proposal.tokens, proposal.cost_usd)
+                return replace(proposal, cost_usd=cost_usd)
+        except AgentError as error:
+            error.cost_usd = _priced(choice, error.tokens, error.cost_usd)
+            raise
         except TimeoutError as error:
             raise AgentError(
                 f"{choice.use} did not answer within its timeout", failure=AgentFailure.TIMEOUT
             ) from error
+
+    def _left(self, limit: str) -> float | None:
+        return limits.left(self.view, self.contract, limit, self.run.active_s)
 
     def _known(self, answer: str, inside: Inside, *, reads: bool) -> Known:
         """What the briefing tells beside the run's state."""
@@ -227,3 +240,10 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(TEXT_LENGTH)
     return ""
+
+
+def _priced(choice: AgentChoice, tokens: int | None, cost_usd: float | None) -> float | None:
+    """What an agent says that it cost, else what its tokens cost at most."""
+    if cost_usd is not None or tokens is None or choice.prices is None:
+        return cost_usd
+    return choice.prices.most_usd(tokens)

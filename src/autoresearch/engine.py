@@ -55,6 +55,11 @@ LONGEST_RETRY_AFTER_S = 6 * 3600.0
 FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0}
 STUCK = 5
 BY_REQUEST = "by request; autoresearch resume goes on"
+UNREPORTED = {
+    "tokens": 'let the agent write "tokens" into its proposal file, or take the limit out',
+    "cost_usd": "name the prices of its model in [agent.prices], let the agent write"
+    ' "cost_usd" into its proposal file, or take the limit out',
+}
 OUTCOMES = {Outcome.CRASH: Status.CRASH, Outcome.TIMEOUT: Status.TIMEOUT}
 
 
@@ -112,7 +117,7 @@ class Engine:
                     end = End("stopped by request")
                     break
                 measured = self.view.decided
-                if measured and (stop := limits.stop(self.view, self.contract, self.view.active_s)):
+                if measured and (stop := limits.stop(self.view, self.contract, self.run.active_s)):
                     end = End(stop.reason, stop.short)
                     break
                 await self._turn()
@@ -169,6 +174,8 @@ class Engine:
         if not record.commit and (refusal := await self._propose(record)):
             return self.run.close(record, refusal)
         while not isinstance(step := self._judge(record), Decision):
+            if self._spent():
+                raise StopAsyncIteration  # the run goes on from here when it goes on
             await self._take(step, record)
         return self.run.close(record, step)
 
@@ -223,7 +230,7 @@ class Engine:
                 "answered", record.number, answer=repeat, tokens=proposal.tokens,
                 cost_usd=proposal.cost_usd,
             )  # fmt: skip
-            if limits.stop(self.view, self.contract, self.view.active_s) is None:
+            if limits.stop(self.view, self.contract, self.run.active_s) is None:
                 proposal, captured, problem = await self._edit(record, repeat)
                 repeat = "" if problem else self._repeat(record, captured)
             else:
@@ -275,6 +282,7 @@ class Engine:
             problem = self._fill(folder, {}, idea.patch)
         else:
             proposal = await self.desk.ask(record, folder, answer)
+            self._require_report(proposal)
         if proposal.exhausted:
             self.run.append("exhausted")
             raise StopAsyncIteration
@@ -283,6 +291,23 @@ class Engine:
         captured = self.workspace.capture(record.parent, folder)
         remove(folder)
         return proposal, captured, problem or breach(captured.changes) or ""
+
+    def _require_report(self, proposal: Proposal) -> None:
+        """See that what the contract limits can be known.
+
+        Raises:
+            UserError: the agent does not say what its proposal used of it.
+        """
+        if name := limits.unreported(self.contract, proposal):
+            use, most = self.contract.agents[0].use, getattr(self.contract.limits, name)
+            raise UserError(
+                f"limits.{name} = {most:g} cannot be held: the agent {use!r} did not say what its"
+                f" proposal {'cost' if name == 'cost_usd' else 'used'}",
+                fix=UNREPORTED[name],
+            )
+
+    def _spent(self) -> bool:
+        return limits.before_sample(self.view, self.contract, self.run.active_s)
 
     def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
         """Put what a person tries into the workspace; says what keeps it out."""
@@ -485,6 +510,9 @@ class Engine:
 
     async def _pause(self, reason: str, wait_s: float) -> None:
         """Wait visibly; a request to stop ends the wait."""
+        left_h = limits.left(self.view, self.contract, "hours", self.run.active_s)
+        if left_h is not None:
+            wait_s = min(wait_s, 3600 * left_h)
         # Somebody may have taken even the reserve: then we wait without a word in the journal.
         with contextlib.suppress(DiskFullError):
             self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .journal.view import RunView
-from .types import Contract, Status
+from .types import Contract, Proposal, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +37,31 @@ def stop(view: RunView, contract: Contract, active_s: float) -> Stop | None:
         return Stop(f"target reached: {metric.name} {value:.6g} (target {metric.target:g})")
     if view.exhausted:
         return Stop("the agent has nothing more to propose")
-    limits = contract.limits
-    for name, amount in used(view, active_s).items():
-        most = getattr(limits, name)
-        if most is not None and amount >= most:
+    for name in used(view, active_s):
+        if left(view, contract, name, active_s) == 0:
+            most = getattr(contract.limits, name)
             return Stop(f"limit reached: {name} {most:g}", short=metric.target is not None)
+    return None
+
+
+def left(view: RunView, contract: Contract, name: str, active_s: float) -> float | None:
+    """How much of a thing a limit leaves; None where it is not limited."""
+    most = getattr(contract.limits, name)
+    return None if most is None else max(0.0, most - used(view, active_s)[name])
+
+
+def before_sample(view: RunView, contract: Contract, active_s: float) -> bool:
+    """Whether a limit on what samples spend leaves no room for one more."""
+    return any(left(view, contract, name, active_s) == 0 for name in ("hours", "device_hours"))
+
+
+def unreported(contract: Contract, proposal: Proposal) -> str | None:
+    """The limit that cannot be held as the agent does not say what its proposal used, if any."""
+    if proposal.exhausted:
+        return None
+    for name in ("tokens", "cost_usd"):
+        if getattr(contract.limits, name) is not None and getattr(proposal, name) is None:
+            return name
     return None
 
 

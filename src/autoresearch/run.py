@@ -174,6 +174,13 @@ class Run:
 
     # Writing
 
+    @property
+    def active_s(self) -> float:
+        """How long engines have worked on this run by now, in seconds."""
+        if self.view.held:
+            return self.view.active_s
+        return self.view.active_s + max(0.0, self.journal.clock_s - self.view.clock_s)
+
     def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Journal an event, then let the view and the listeners follow."""
         try:

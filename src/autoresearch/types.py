@@ -132,6 +132,26 @@ class Keep:
 
 
 @dataclass(frozen=True, slots=True)
+class Prices:
+    """What a model costs in dollars per million tokens; ``cached`` is input that it kept."""
+
+    input: float
+    output: float
+    cached: float | None = None
+
+    def cost_usd(self, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> float:
+        """What a call cost; ``cached_tokens`` are part of ``input_tokens``."""
+        cached = self.input if self.cached is None else self.cached
+        fresh_tokens = max(0, input_tokens - cached_tokens)
+        spent = fresh_tokens * self.input + cached_tokens * cached + output_tokens * self.output
+        return spent / 1e6
+
+    def most_usd(self, tokens: int) -> float:
+        """What tokens of an unknown kind cost at most."""
+        return tokens * max(self.input, self.output, self.cached or 0.0) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
 class AgentChoice:
     use: str = "search"
     timeout_s: float = 1200.0
@@ -139,6 +159,7 @@ class AgentChoice:
     network: Literal["host", "none"] = "host"
     login: Literal["none", "mine"] = "none"
     briefing_tokens: int = 8000
+    prices: Prices | None = None
     options: Mapping[str, Json] = field(default_factory=dict)
 
 
@@ -339,6 +360,7 @@ class Assignment:
     process that ``launch`` starts is shown it as ``.autoresearch`` in its workspace.
     ``turn`` counts the experiments that agents proposed before. ``launch`` runs a confined process
     that sees the same places at the paths of ``inside``.
+    ``tokens_left`` and ``cost_left_usd`` are what the run's limits leave for this iteration.
     ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
     """
 
@@ -356,6 +378,9 @@ class Assignment:
     memory: Path | None = None
     launch: Launcher | None = None
     inside: Inside | None = None
+    choice: AgentChoice = AgentChoice()
+    tokens_left: float | None = None
+    cost_left_usd: float | None = None
 
     @property
     def proposal(self) -> Path:

@@ -26,8 +26,8 @@ class ReplayAgent:
         """Apply the next patch; one that does not fit leaves the workspace unchanged."""
         patches = sorted(self._folder.glob("*.patch"))
         if assignment.turn >= len(patches):
-            return Proposal(exhausted=True)
+            return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
         patch = patches[assignment.turn]
         problem = apply_patch(assignment.workspace, patch)
         description = f"{patch.stem} (does not apply: {problem})" if problem else patch.stem
-        return Proposal(description=description, kind=Kind.IMPROVE)
+        return Proposal(description, kind=Kind.IMPROVE, tokens=0, cost_usd=0.0)

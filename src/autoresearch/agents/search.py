@@ -49,7 +49,9 @@ class SearchAgent:
             simpler = next(simplifications(here, assignment, others, rng), None)
         if simpler is not None:
             _write(assignment.workspace, files, {simpler.path: simpler.source})
-            return Proposal(simpler.description, simpler.hypothesis, kind=Kind.SIMPLIFY)
+            return Proposal(
+                simpler.description, simpler.hypothesis, kind=Kind.SIMPLIFY, tokens=0, cost_usd=0.0
+            )
         if not dimensions:
             raise AgentError(
                 f"search found no named constants in {', '.join(assignment.editable)}",
@@ -186,4 +188,4 @@ def _tune(
     names = [here.names[constant.key] for constant, _ in changes]
     plural = "these changes together help" if len(names) > 1 else "this change helps"
     hypothesis = f"Going by the experiments so far, {plural}: {', '.join(names)}."
-    return Proposal(", ".join(moves), hypothesis, kind=Kind.TUNE)
+    return Proposal(", ".join(moves), hypothesis, kind=Kind.TUNE, tokens=0, cost_usd=0.0)

@@ -133,6 +133,11 @@ class Journal:
         for _ in self.events():
             pass
 
+    @property
+    def clock_s(self) -> float:
+        """Now, on the clock that events are stamped with."""
+        return self._clock.monotonic_s() - self._opened_s
+
     def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Write one event durably; it is on disk when this returns.
 
@@ -141,8 +146,7 @@ class Journal:
             StoreError: the disk failed.
         """
         at = self._clock.now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        clock_s = round(self._clock.monotonic_s() - self._opened_s, 3)
-        event = Event(self._seq + 1, at, kind, experiment, body, clock_s)
+        event = Event(self._seq + 1, at, kind, experiment, body, round(self.clock_s, 3))
         self._insert(event)
         failpoint(f"journal.{kind}")
         return event
