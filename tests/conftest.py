@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ LR = 0.5
 noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
 print("loss:", (LR - 0.1) ** 2 + noise)
 """
+THREE_FILES = Path(__file__).parent / "fixtures" / "three_files"
 IDENTITY = ["-c", "user.name=Person", "-c", "user.email=person@example.org"]
 
 
@@ -188,6 +190,23 @@ def toy(tmp_path: Path) -> Callable[..., Toy]:
         return Toy(tmp_path / "task", files or {}, sections).create()
 
     return make
+
+
+@pytest.fixture
+def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    """The original layout, run through ``uv run``, in a home of its own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    task = Toy(home / "standin")
+    shutil.copytree(THREE_FILES, task.root, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["uv", "lock", "--quiet", "--offline"], cwd=task.root, check=True)
+    subprocess.run(["uv", "sync", "--quiet", "--offline"], cwd=task.root, check=True)
+    (task.root / ".gitignore").write_text(".venv/\n")
+    task.git("init", "--quiet", "--initial-branch", "main")
+    task.git("add", "--all")
+    task.git(*IDENTITY, "commit", "--quiet", "-m", "Start")
+    return task
 
 
 @pytest.fixture(autouse=True)

@@ -147,6 +147,12 @@ def _confirm(value: object) -> object:
     raise _wrong('must be "auto", "never", or a number of fresh samples from 1 to 8')
 
 
+def _address(value: object) -> str:
+    if isinstance(value, str) and re.match(r"https?://[^\s/]", value):
+        return value
+    raise _wrong('must be an address such as "http://localhost:11434/v1"')
+
+
 def _simplicity(value: object) -> object:
     if value == "auto":
         return value
@@ -231,6 +237,14 @@ class KeepSection(Section):
     simplicity: Annotated[Any, BeforeValidator(_simplicity)] = "auto"
 
 
+class ApiSection(Section):
+    model: str = Field(min_length=1)
+    base_url: Annotated[str, BeforeValidator(_address)] | None = None
+    turns: int | None = Field(default=None, ge=1, le=1000)
+    idle: Duration | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+
+
 class PricesSection(Section):
     input: Annotated[Number, Field(ge=0)]
     output: Annotated[Number, Field(ge=0)]
@@ -247,6 +261,13 @@ class AgentSection(Section):
     login: Literal["none", "mine"] = "none"
     briefing_tokens: int = Field(default=8000, ge=2000, le=200_000)
     prices: PricesSection | None = None
+    api: ApiSection | None = None
+
+    @model_validator(mode="after")
+    def _api_has_a_model(self) -> AgentSection:
+        if self.use == "api" and self.api is None:
+            raise _wrong('api needs a model: [agent.api] model = "openai:..."')
+        return self
 
     @model_validator(mode="after")
     def _only_its_own_table(self) -> AgentSection:
@@ -405,6 +426,8 @@ def _contract(file: File, path: Path) -> Contract:
 
 def _agent(section: AgentSection) -> types.AgentChoice:
     own = (section.model_extra or {}).get(section.use, {})
+    if section.use == "api" and section.api is not None:
+        own = section.api.model_dump(exclude_none=True)
     prices = types.Prices(**section.prices.model_dump()) if section.prices else None
     return types.AgentChoice(
         section.use, section.timeout, tuple(section.env), section.network, section.login,
@@ -459,13 +482,14 @@ EXAMPLES = {
     "metric": "add [metric] with name",
     "metric.name": 'name = "val_bpb"',
     "guard.command": 'command = "pytest -q"',
+    "agent.api.model": 'model = "openai:..."',
     "agent.prices.input": "in dollars per million tokens",
     "agent.prices.output": "in dollars per million tokens",
 }
 SECTIONS: dict[str, type[BaseModel]] = {
     "": File, "task": TaskSection, "run": RunSection, "metric": MetricSection,
     "guard": GuardSection, "keep": KeepSection, "agent": AgentSection,
-    "agent.prices": PricesSection, "search": SearchSection,
+    "agent.api": ApiSection, "agent.prices": PricesSection, "search": SearchSection,
     "search.space": RangeSection, "limits": LimitsSection, "parallel": ParallelSection,
 }  # fmt: skip
 

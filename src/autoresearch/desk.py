@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,9 @@ class Desk:
         async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
             return await self.seat.launch(directory, folder, argv, env, stdin)
 
+        async def run(argv: Sequence[str], deadline_s: float) -> Launched:
+            return await self.seat.run(folder, argv, deadline_s)
+
         assignment = Assignment(
             number=record.number,
             workspace=folder,
@@ -95,6 +99,7 @@ class Desk:
             turn=sum(1 for each in self.view.decided[1:] if not each.open and each.repeats is None),
             memory=memory,
             launch=launch,
+            run=run,
             inside=inside,
             choice=choice,
             tokens_left=self._left("tokens"),
@@ -202,6 +207,13 @@ class Seat:
                     self._memory,
                 )
             )
+        )
+
+    async def run(self, folder: Path, argv: Sequence[str], deadline_s: float) -> Launched:
+        """Run what an agent asks for, confined as a candidate is: it is not trusted with a key."""
+        log = self.bench.places.scratch / "agent-run.log"
+        return await self.bench.launch(
+            folder, log, argv, {}, None, deadline_s=deadline_s, network=False
         )
 
     async def launch(

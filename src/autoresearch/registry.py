@@ -15,9 +15,11 @@ AGENTS = {
     "search": "autoresearch.agents.search:SearchAgent",
     "command": "autoresearch.agents.command:CommandAgent",
     "replay": "autoresearch.agents.replay:ReplayAgent",
+    "api": "autoresearch.agents.api:ApiAgent",
 }
 # An idea in words waits for another one.
 WORDLESS = ("search", "replay")
+EXTRAS = {"api": "autoresearch[api]"}
 ENTRY_POINTS = "autoresearch.agents"
 
 
@@ -30,7 +32,7 @@ def agent(choice: AgentChoice, root: Path) -> Agent:
     """Make the agent that a contract asks for; its relative paths resolve at ``root``.
 
     Raises:
-        UserError: no agent has that name.
+        UserError: no agent has that name, or what it needs is not installed.
     """
     known = AGENTS | {each.name: each.value for each in entry_points(group=ENTRY_POINTS)}
     if choice.use not in known:
@@ -39,6 +41,14 @@ def agent(choice: AgentChoice, root: Path) -> Agent:
             fix=f"use one of {', '.join(sorted(known))}",
         )
     module, _, name = known[choice.use].partition(":")
-    make: Any = getattr(import_module(module), name)
-    made: Agent = make({**choice.options, "root": str(root)})
+    try:
+        make: Any = getattr(import_module(module), name)
+        made: Agent = make({**choice.options, "root": str(root), "env": list(choice.env)})
+    except ImportError as error:
+        if choice.use not in EXTRAS:
+            raise
+        raise UserError(
+            f"agent.use = {choice.use!r} needs packages that are not installed ({error.name})",
+            fix=f"pip install '{EXTRAS[choice.use]}'",
+        ) from None
     return made

@@ -360,6 +360,7 @@ class Assignment:
     process that ``launch`` starts is shown it as ``.autoresearch`` in its workspace.
     ``turn`` counts the experiments that agents proposed before. ``launch`` runs a confined process
     that sees the same places at the paths of ``inside``.
+    ``run`` runs a command there for so many seconds without the agent's variables or a network.
     ``tokens_left`` and ``cost_left_usd`` are what the run's limits leave for this iteration.
     ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
     """
@@ -377,6 +378,7 @@ class Assignment:
     turn: int = 0
     memory: Path | None = None
     launch: Launcher | None = None
+    run: Callable[[Sequence[str], float], Awaitable[Launched]] | None = None
     inside: Inside | None = None
     choice: AgentChoice = AgentChoice()
     tokens_left: float | None = None

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from autoresearch import config
-from tests.conftest import IDENTITY, Toy
+from tests.conftest import Toy
 
 MakeToy = Callable[..., Toy]
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "three_files"
-
-
-@pytest.fixture
-def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """The original layout, run through ``uv run``, in a home of its own."""
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    task = Toy(home / "standin")
-    shutil.copytree(FIXTURE, task.root, ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run(["uv", "lock", "--quiet", "--offline"], cwd=task.root, check=True)
-    subprocess.run(["uv", "sync", "--quiet", "--offline"], cwd=task.root, check=True)
-    (task.root / ".gitignore").write_text(".venv/\n")
-    task.git("init", "--quiet", "--initial-branch", "main")
-    task.git("add", "--all")
-    task.git(*IDENTITY, "commit", "--quiet", "-m", "Start")
-    return task
 
 
 def test_a_file_that_is_not_there_is_refused(toy: MakeToy) -> None:
