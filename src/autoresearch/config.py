@@ -240,8 +240,8 @@ class KeepSection(Section):
 class ApiSection(Section):
     model: str = Field(min_length=1)
     base_url: Annotated[str, BeforeValidator(_address)] | None = None
-    turns: int | None = Field(default=None, ge=1, le=1000)
-    idle: Duration | None = None
+    turns: int = Field(default=40, ge=1, le=1000)
+    idle: Duration = 300.0
     max_tokens: int | None = Field(default=None, ge=1)
 
 

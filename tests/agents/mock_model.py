@@ -141,7 +141,7 @@ def offered(body: Mapping[str, Any]) -> Tools:
             each = entry.get("function") or entry
             schema = (
                 each.get("input_schema") or each.get("parameters")
-                or each.get("parametersJsonSchema") or {}
+                or each.get("parametersJsonSchema") or each.get("parameters_json_schema") or {}
             )  # fmt: skip
             if name := each.get("name"):
                 found[name] = schema.get("properties") or {}

@@ -334,7 +334,7 @@ def test_it_stops_where_the_run_has_nothing_left(
 @pytest.mark.parametrize(
     ("fault", "failure"),
     [
-        (rate_limited(7), AgentFailure.RATE_LIMITED),
+        (rate_limited(1), AgentFailure.RATE_LIMITED),
         (Fault(429, "insufficient_quota", "You exceeded your current quota"),
          AgentFailure.USAGE_LIMIT),
         (Fault(503, "server_error", "busy"), AgentFailure.RATE_LIMITED),
@@ -349,7 +349,7 @@ def test_failures_are_told_apart(fault: Fault, failure: AgentFailure, alone: Alo
     assert KEY not in failed.message
     assert failed.tokens == 0 and failed.cost_usd == 0.0
     if fault.headers:
-        assert failed.retry_after_s == 7
+        assert failed.retry_after_s == 1
 
 
 def test_a_model_that_is_not_there_ends_the_run(alone: Alone) -> None:

@@ -60,6 +60,7 @@ TURNS = 40
 IDLE_S = 300.0
 CALLS_PER_TURN = 10
 TRIES = 2
+LONGEST_RETRY_S = 60.0
 TOOL_TRIES = 5
 ANSWER_BYTES = 16 << 20
 LOG_BYTES = 1 << 20
@@ -128,7 +129,7 @@ class ApiAgent:
             # a failure of the agent, and the run goes on.
             failed = self._failure(error)
             failed.tokens, failed.cost_usd = _tokens(usage), self._cost_usd(usage, prices)
-            raise failed from None
+            raise failed from error
         answers = {key.lower(): value for key, value in ANSWER.findall(said)}
         lines = [line for line in said.splitlines() if clean(line, 1)]
         return Proposal(
@@ -148,7 +149,10 @@ class ApiAgent:
             for each in (hands.list_files, hands.read_file, hands.edit_file, hands.run_command)
         ]
         settings = ModelSettings(
-            timeout=self._idle_s, request_timeout=self._idle_s, max_retries=TRIES
+            timeout=self._idle_s,
+            # The clients wait out short rate limits themselves, so that the work so far is kept.
+            request_timeout=self._idle_s + TRIES * LONGEST_RETRY_S,
+            max_retries=TRIES,
         )
         if self._reply_tokens is not None:
             settings["max_tokens"] = _int(self._reply_tokens, 0)
@@ -305,7 +309,7 @@ class _Log:
         self._file.flush()
 
 
-class _Bounded:
+class _Bounded(httpx2.AsyncByteStream):
     """An answer's bytes, up to a limit."""
 
     def __init__(self, stream: Any) -> None:
