@@ -290,8 +290,8 @@ def test_every_protocol(kind: str, alone: Alone) -> None:
 def test_a_server_that_stalls_ends_by_its_clock(alone: Alone) -> None:
     for turn in (Silence(), Stall()):
         began = time.monotonic()
-        with MockModel([BETTER, turn]) as model:
-            failed = alone.fails(model)
+        with MockModel([BETTER, turn], endless=True) as model:
+            failed = alone.fails(model, idle=1.0)
         assert failed.failure is AgentFailure.TIMEOUT and "did not answer" in failed.message
         assert failed.tokens == CALL_TOKENS
         assert time.monotonic() - began < 20
@@ -304,8 +304,9 @@ def test_the_whole_conversation_has_a_clock_too(alone: Alone) -> None:
     assert failed.failure is AgentFailure.TIMEOUT and "agent.timeout" in failed.message
 
 
-def test_one_dropped_answer_is_asked_for_again(alone: Alone) -> None:
-    with MockModel([Drop(), BETTER, DONE]) as model:
+@pytest.mark.parametrize("turn", [Drop(), Stall(), Silence(), rate_limited(1)])
+def test_what_happens_once_is_asked_for_again(turn: Turn, alone: Alone) -> None:
+    with MockModel([turn, BETTER, DONE]) as model:
         assert alone.ask(model).description == "lower the rate"
 
 
