@@ -132,6 +132,7 @@ instructions = "i.md"
 data = ["d/"]
 hidden = ["d/v"]
 sealed = ["d/t"]
+protected = ["b/x"]
 [run]
 command = "c"
 setup = "s"
@@ -168,6 +169,68 @@ O = { choices = ["a", 2, true] }
 experiments = 5
 hours = 8
 """
+
+
+TEST = """
+[task]
+editable = ["src/"]
+[guard]
+command = "pytest -q"
+timeout = "2m"
+"""
+
+
+def test_without_a_metric_the_guard_is_what_runs() -> None:
+    contract = config.parse(TEST, HERE)
+    assert contract.suite is not None and contract.suite.runner == "pytest"
+    assert contract.run.command == ("pytest", "-q")
+    assert (contract.run.budget_s, contract.run.timeout_s) == (120, 120)
+    assert (contract.metric.name, contract.metric.target, contract.guards) == ("failing", 0, ())
+    assert contract.task.goal == "Make `pytest -q` pass"
+    assert "conftest.py" in contract.task.protected
+    body = json.loads(json.dumps(config.snapshot(contract)))
+    assert config.from_snapshot(body, HERE) == contract
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TEST + '[run]\ncommand = "x"\n', "run: command has no use without [metric]"),
+        (TEST + '[run]\nbudget = "5m"\n', "run: budget has no use without [metric]"),
+        (TEST + "[run]\ncpus = 0\n", "run.cpus = 0: must be greater than"),
+        (TEST.replace("-q", "-qx"), "stops at the first failure"),
+        (TEST.replace("pytest -q", "cargo test"), "add --no-fail-fast"),
+        (TEST.replace("[guard]", '[[guard]]\ncommand = "x"\n[[guard]]'), "must be one guard"),
+        (TEST.replace("src/", "tests/"), "tests has the name of a test"),
+        (TEST.replace("src/", "conftest.py"), "conftest.py has the name of a test"),
+        (TEST.replace("[guard]", 'hidden = ["v"]\n[guard]'), "need metric.evaluate"),
+        (MINIMAL + "[guard]\ncommand = 'x'\nexpect_failing = '(1)'\n", "no use beside [metric]"),
+        (changed('["train.py"]', '["a.py"]\nprotected = ["*.py"]'), "both editable and protected"),
+        (MINIMAL[: MINIMAL.index("[metric]")], "or a [guard] alone to run until its test passes"),
+    ],
+)
+def test_a_test_to_pass_has_mistakes_of_its_own(text: str, said: str) -> None:
+    found = problems(text)
+    assert any(said in problem for problem in found), found
+
+
+def test_protected_files_can_be_named() -> None:
+    text = TEST.replace("[guard]", 'protected = ["spec/"]\n[guard]').replace("src/", "tests/")
+    assert config.parse(text, HERE).task.protected == ("spec/",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "frozen"),
+    [
+        ("pytest -q", "pytest", ["task.goal", "guard.command"]),
+        ('"2m"', '"3m"', ["guard.timeout"]),
+        ("[guard]", "[guard]\nexpect = '(1)'", ["guard.expect"]),
+        ("[guard]", "protected = []\n[guard]", ["task.protected"]),
+    ],
+)
+def test_what_a_resumed_run_keeps_of_its_test(old: str, new: str, frozen: list[str]) -> None:
+    before, after = config.parse(TEST, HERE), config.parse(TEST.replace(old, new), HERE)
+    assert config.frozen_changes(before, after) == frozen
 
 
 def test_a_snapshot_is_the_whole_contract() -> None:

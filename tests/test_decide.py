@@ -265,3 +265,38 @@ def test_the_published_error_rates_hold() -> None:
         [sys.executable, bench, "--quick"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout
+
+
+# Numbers of failing tests
+
+FAILING = Rule("lower", until_pass=True)
+
+
+def failing(*values: float) -> Standing:
+    """An incumbent whose tests failed like this, flaky or not."""
+    return replace(standing(*values, noise=Noise().add(values)), seed_sensitive=len({*values}) > 1)
+
+
+def test_fewer_failing_tests_are_confirmed_exactly() -> None:
+    decision, evidence = finish(FAILING, failing(3, 3, 3), 2, [2, 2])
+    assert (decision.status, decision.value, len(evidence.fresh)) == (Status.KEEP, 2, 2)
+    assert finish(FAILING, failing(3, 3, 3), 3, [], tokens=-50)[0].status is Status.DISCARD
+    assert finish(FAILING, failing(3, 3, 3), 4, [])[0].status is Status.DISCARD
+
+
+@pytest.mark.parametrize("known", [failing(3, 3, 3), failing(1, 0, 1, 1, 0), failing(0.25)])
+def test_two_passes_in_a_row_are_the_end_whatever_the_noise(known: Standing) -> None:
+    decision, evidence = finish(FAILING, known, 0, [0])
+    assert (decision.status, decision.value, evidence.fresh) == (Status.KEEP, 0, (0,))
+    assert "twice in a row" in decision.reason
+
+
+def test_one_pass_is_not_the_end() -> None:
+    decision, _ = finish(FAILING, failing(1, 0, 1, 1, 0), 0, [1, 0, 1, 0])
+    assert decision.value != 0
+    assert finish(FAILING, failing(0, 0, 0), 0, [0, 0])[0].status is Status.DISCARD
+
+
+def test_a_flaky_test_that_is_fixed_beside_others_is_not_taken_for_a_fixed_seed() -> None:
+    decision, _ = finish(FAILING, failing(5, 4, 5, 5, 4), 2, [2, 2, 2, 2])
+    assert decision.status is Status.KEEP

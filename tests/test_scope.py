@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoresearch.scope import Changes, Scope, breach
+from autoresearch.suite import PROTECTED
 from autoresearch.types import Task
 
 
@@ -57,3 +58,12 @@ def test_a_breach_is_one_sentence(changes: Changes, said: str) -> None:
 
 def test_allowed_changes_pass_even_with_stray_files() -> None:
     assert breach(Changes(changed=("train.py",), dropped=("notes.txt",))) is None
+
+
+def test_what_is_protected_is_not_editable_whatever_else_is() -> None:
+    scope = Scope(Task(("src/", "*.go"), "", protected=PROTECTED))
+    yes = ("src/calc/add.py", "calc.go", "src/contest.py", "src/latest.py")
+    no = ("src/conftest.py", "src/calc/tests/x.py", "src/test_calc.py", "calc_test.go",
+          "src/calc.test.ts", "src/__tests__/a.js")  # fmt: skip
+    assert [path for path in yes if not scope.editable(path)] == []
+    assert [path for path in no if scope.editable(path)] == []

@@ -14,21 +14,23 @@ import math
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from . import suite
 from .contention import contention_of
 from .errors import EvaluationError
 from .failpoint import failpoint
-from .git import Store
+from .git import EXECUTABLE, REGULAR, Store
 from .ports import Executor
 from .sandbox import Box, Mount, Sandbox, toolchain
 from .scope import Scope
 from .scratch import fresh, remove
 from .text import clean
-from .types import Contract, Guard, Json, Launched, Outcome, Sample, Usage
+from .types import Contract, Guard, Json, Launched, Outcome, Sample, Tally, Usage
 
 INVALID_ANSWER = 3
 LOG_BYTES = 1 << 20
@@ -185,9 +187,19 @@ class Bench:
         return {"wall_s": usage["wall_s"], "hashes": dict(self._hash_data())}
 
     async def measure(
-        self, commit: str, number: int, k: int, seed: int, *, folder: Path | None = None
+        self,
+        commit: str,
+        number: int,
+        k: int,
+        seed: int,
+        *,
+        folder: Path | None = None,
+        known: Tally | None = None,
     ) -> Sample:
-        """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``."""
+        """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``.
+
+        ``known`` is what the baseline ran of its tests, where failing tests are counted.
+        """
         contract, metric = self.contract, self.contract.metric
         folder = fresh(folder or self.places.sample(number, k))
         scratch = fresh(self.places.scratch / "sample")
@@ -195,6 +207,8 @@ class Bench:
         out.mkdir()
         usage_file = scratch / "usage.json"
         env = self._variables(number, seed)
+        if contract.suite is not None:
+            env |= suite.variables(contract.suite, contract.run.env)
         tree = self._candidate_tree(commit, scratch / "tree")
         command = self._candidate_box(contract.run.command, env, folder / "run.log", tree, out)
         steps = [
@@ -208,8 +222,12 @@ class Bench:
             steps.append(_step("evaluate", boxes, metric.timeout_s))
         usage_file.touch()
         result = await self._run(steps, result=folder / "result.json")
+        sample = self._sample(commit, number, seed, folder, result, known)
+        if sample.tally is not None and (changed := self._changed_test(commit, tree)):
+            reason = f"{changed} was changed while the test ran"
+            sample = replace(sample, outcome=Outcome.CRASH, value=None, reason=reason)
         remove(scratch)
-        return self._sample(commit, number, seed, folder, result)
+        return sample
 
     async def guard(
         self,
@@ -286,7 +304,13 @@ class Bench:
     # Reading results
 
     def _sample(
-        self, commit: str, number: int, seed: int, folder: Path, result: dict[str, Any]
+        self,
+        commit: str,
+        number: int,
+        seed: int,
+        folder: Path,
+        result: dict[str, Any],
+        known: Tally | None = None,
     ) -> Sample:
         command = _entry(result, "command")
         usage = Usage(**command["usage"])
@@ -311,6 +335,8 @@ class Bench:
             case "timeout":
                 limit = self.contract.run.timeout_s
                 return ended(Outcome.TIMEOUT, f"killed after {limit:g} s")
+            case "ok" | "failed" if self.contract.suite is not None:
+                return self._count_failing(run_log, command["exit_code"], known, ended)
             case "failed":
                 return ended(Outcome.CRASH, f"{command['detail']}: {last_line(run_log)}")
             case "ok":
@@ -345,6 +371,27 @@ class Bench:
             told = str(error) if own else f"its evaluation printed no finite {name}"
             return ended(Outcome.CRASH, str(error), told=told)  # type: ignore[no-any-return]
         return ended(Outcome.OK, "", value)  # type: ignore[no-any-return]
+
+    def _count_failing(
+        self, log: Path, exit_code: int | None, known: Tally | None, ended: Any
+    ) -> Sample:
+        assert self.contract.suite is not None
+        try:
+            count, tally = suite.failing(self.contract.suite, read_text(log), exit_code, known)
+        except ValueError as error:
+            return ended(Outcome.CRASH, f"{error}: {last_line(log)}")  # type: ignore[no-any-return]
+        sample = ended(Outcome.OK, suite.explain(tally, known), float(count))
+        return replace(sample, tally=tally)  # type: ignore[no-any-return]
+
+    def _changed_test(self, commit: str, tree: Path) -> str:
+        """A protected file that is no longer in ``tree`` what it is in the commit; else empty."""
+        for path, entry in self.store.tree(commit).items():
+            inner = self._inside(path)
+            if inner is None or not self.scope.protected(inner) or self._secret(path):
+                continue
+            if entry.mode in (REGULAR, EXECUTABLE) and _blob(tree / path) != entry.oid:
+                return inner
+        return ""
 
     def used_s(self, sample: Sample) -> float:
         """What the candidate used of its budget, on the contract's clock.
@@ -599,6 +646,21 @@ def _step(name: str, boxes: list[Box], deadline_s: float) -> dict[str, Any]:
     }
 
 
+def _blob(path: Path) -> str:
+    """A file of any size as git would name it; empty for what is no file of its own."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return ""
+            digest = hashlib.sha1(b"blob %d\0" % status.st_size, usedforsecurity=False)
+            while data := file.read(1 << 20):
+                digest.update(data)
+            return digest.hexdigest()
+    except OSError:
+        return ""
+
+
 def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
@@ -753,10 +815,4 @@ def reported_memory_gb(log: Path) -> float | None:
 
 
 def _count(guard: Guard, log: Path) -> float | None:
-    if guard.expect is None:
-        return None
-    found = re.findall(guard.expect, read_text(log), re.MULTILINE)
-    try:
-        return float(found[-1]) if found else None
-    except ValueError:
-        return None
+    return None if guard.expect is None else suite.last(guard.expect, read_text(log))

@@ -22,6 +22,7 @@ RECENT_SHOWN = 20
 FAILURES_SHOWN = 8
 CURVES_SHOWN = 6
 LOG_LINES, LOG_WIDTH = 15, 160
+FAILING_LINES, FAILING_WIDTH, FAILING_SHARE = 150, 200, 0.4
 NOTES_SHOWN, IDEAS_SHOWN = 10, 10
 # The largest part of a briefing that each of its parts may take; what is left is for the next.
 SHARES = {
@@ -56,11 +57,15 @@ def briefing(
 ) -> str:
     """The task, its rules, where the run stands, what is known, and a request for one change."""
     known.lessons.follow(view.decided)
-    head = [*_task(contract), *_standing(view, contract), *_answer_and_idea(known, plan)]
+    task = _until_pass(contract) if contract.suite else _task(contract)
+    head = [*task, *_standing(view, contract), *_answer_and_idea(known, plan)]
     request = _request(contract, known)
     room = 4 * tokens - cost("\n".join([*head, *request])) - 1200  # titles and the fence
-    parts = _fitted(_parts(view, contract, known), room)
+    shares = {"log": 0.0} | SHARES | {"log": FAILING_SHARE} if contract.suite else SHARES
+    parts = _fitted(_parts(view, contract, known), room, shares)
+    parts["log"].reverse()
     history: list[str] = []
+    log_title = "How the test fails now" if contract.suite else "Last lines of the newest one's log"
     for name, title in (
         ("before", "The idea to try, before"),
         ("queue", "Ideas that have a turn of their own later: leave them alone"),
@@ -70,7 +75,7 @@ def briefing(
         ("lessons", "Lessons of all experiments"),
         ("misses", "Nearest misses on the best so far"),
         ("open", "Ideas that were never measured, because something else failed"),
-        ("log", "Last lines of the newest one's log"),
+        ("log", log_title),
         ("tried", "Tried last, newest first"),
     ):
         if parts[name]:
@@ -148,6 +153,23 @@ def _task(contract: Contract) -> list[str]:
     return lines
 
 
+def _until_pass(contract: Contract) -> list[str]:
+    """What to do where a test is to pass: one step of it at a time is enough."""
+    command = clean(" ".join(contract.run.command), 300)
+    return [
+        f"# {clean(contract.task.goal, 400)}",
+        "",
+        f"`{command}` must pass. Edit these files, and only these:"
+        f" {clean(', '.join(contract.task.editable), 600)}.",
+        f"The engine then runs it, with at most {contract.run.timeout_s:g} s and no network, and"
+        " keeps your change if fewer tests fail than before. One real step is enough: what is kept,"
+        " the next iteration goes on from.",
+        "The tests and all other files are protected: a change to one rejects the proposal. A test"
+        " that is skipped, deselected or no longer runs counts as failing. Mend the code, not the"
+        " test's view of it.",
+    ]
+
+
 def _standing(view: RunView, contract: Contract) -> list[str]:
     metric, best, first = contract.metric, view.incumbent, view.experiments.get(0)
     value = best.decision.value if best and best.decision else None
@@ -219,7 +241,8 @@ def _parts(view: RunView, contract: Contract, known: Known) -> dict[str, list[st
     lessons, newest = known.lessons, list(reversed(view.decided[-RECENT_SHOWN:]))
     shown = {each.number for each in newest}
     misses = [each for _, _, each in sorted(lessons.misses, reverse=True)]
-    log = excerpt(known.log, LOG_LINES, LOG_WIDTH).splitlines() if known.log else []
+    count, width = (FAILING_LINES, FAILING_WIDTH) if contract.suite else (LOG_LINES, LOG_WIDTH)
+    log = excerpt(known.log, count, width).splitlines()
     return {
         "notes": _notes(view),
         "before": _before(view),
@@ -235,7 +258,7 @@ def _parts(view: RunView, contract: Contract, known: Known) -> dict[str, list[st
             for each in reversed(lessons.untried)
             if each.decision is not None
         ],
-        "log": log,
+        "log": log[::-1],  # where it is too long, its end counts
         "people": known.people.splitlines(),
         "instructions": known.instructions.splitlines(),
     }
@@ -298,10 +321,12 @@ def _line(experiment: Experiment) -> str:
     return f"{_kept(experiment)}{said}"
 
 
-def _fitted(parts: Mapping[str, list[str]], room: int) -> dict[str, list[str]]:
+def _fitted(
+    parts: Mapping[str, list[str]], room: int, shares: Mapping[str, float]
+) -> dict[str, list[str]]:
     """The first lines of each part, as many as its share and what is left allow."""
     found, left = {}, room
-    for name, share in SHARES.items():
+    for name, share in shares.items():
         allowed = min(int(share * room), left)
         taken: list[str] = []
         for line in parts[name]:

@@ -26,12 +26,19 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from . import types
+from . import suite, types
 from .errors import UserError
+from .scope import Scope
 from .types import Contract, Json
 
 NAME = "autoresearch.toml"
 MAY_CHANGE = ("limits", "agents", "parallel", "space", "task.instructions")
+# Where a contract has no metric, what is run comes from the guard.
+OF_THE_GUARD = {
+    "run.command": "guard.command", "run.budget_s": "guard.timeout", "suite": "guard",
+    "run.timeout_s": "guard.timeout", "suite.runner": "guard.command",
+    "suite.expect": "guard.expect", "suite.expect_failing": "guard.expect_failing",
+}  # fmt: skip
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
@@ -180,19 +187,38 @@ class TaskSection(Section):
     data: list[Glob] = []
     hidden: list[Glob] = []
     sealed: list[Glob] = []
+    protected: list[Glob] | None = None
+
+    @model_validator(mode="after")
+    def _named_is_not_protected(self) -> TaskSection:
+        for name in _both(self, tuple(self.protected or ())):
+            raise _wrong(f"{name} is both editable and protected; it can only be one of them")
+        return self
 
 
-class RunSection(Section):
-    command: Command
+def _both(task: TaskSection, protected: tuple[str, ...]) -> list[str]:
+    """What is named as editable and could never be edited."""
+    scope = Scope(types.Task((), "", protected=protected))
+    bare = [name.rstrip("/") for name in task.editable]
+    return [name for name in bare if scope.protected(name) or scope.protected(f"{name}/x")]
+
+
+class MachineSection(Section):
+    """What a job gets of the machine."""
+
     setup: Command | None = None
-    budget: Duration = 300.0
-    clock: Literal["wall", "cpu"] = "wall"
-    timeout: Duration | None = None
     memory: Size | None = None
     cpus: int = Field(default=1, ge=1, le=1024)
     gpus: int = Field(default=0, ge=0, le=64)
     env: dict[str, str] = {}
     readable: list[str] = []
+
+
+class RunSection(MachineSection):
+    command: Command
+    budget: Duration = 300.0
+    clock: Literal["wall", "cpu"] = "wall"
+    timeout: Duration | None = None
 
     @model_validator(mode="after")
     def _timeout_covers_budget(self) -> RunSection:
@@ -229,6 +255,7 @@ class GuardSection(Section):
     command: Command
     timeout: Duration = 300.0
     expect: Pattern | None = None
+    expect_failing: Pattern | None = None
 
 
 class KeepSection(Section):
@@ -321,10 +348,11 @@ class ParallelSection(Section):
     executor: Literal["local"] = "local"
 
 
-class File(Section):
+class Common(Section):
+    """What every contract has."""
+
     task: TaskSection
-    run: RunSection
-    metric: MetricSection
+    run: MachineSection
     guard: list[GuardSection] = []
     keep: KeepSection = KeepSection()
     agent: list[AgentSection] = Field([AgentSection()], min_length=1, max_length=1)
@@ -341,6 +369,11 @@ class File(Section):
                     data = data | {name: [data[name]]}
         return data
 
+
+class File(Common):
+    run: RunSection
+    metric: MetricSection
+
     @model_validator(mode="after")
     def _hidden_needs_evaluate(self) -> File:
         if (self.task.hidden or self.task.sealed) and self.metric.evaluate is None:
@@ -348,7 +381,54 @@ class File(Section):
         for secret in (*self.task.hidden, *self.task.sealed):
             if secret in self.task.editable:
                 raise _wrong(f"{secret} is both editable and hidden; it can only be one of them")
+        if any(guard.expect_failing is not None for guard in self.guard):
+            raise _wrong("guard.expect_failing has no use beside [metric]; leave one of them out")
         return self
+
+
+class TestMachineSection(MachineSection):
+    __test__ = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_else_runs(cls, data: Any) -> Any:
+        for key in ("command", "budget", "clock", "timeout"):
+            if isinstance(data, dict) and key in data:
+                raise _wrong(
+                    f"{key} has no use without [metric], where only the guard is run, until it"
+                    " passes; leave it out, or add [metric] with name"
+                )
+        return data
+
+
+class TestFile(Common):
+    """A contract without a metric: its one guard is to pass."""
+
+    __test__ = False
+    run: TestMachineSection = TestMachineSection()
+
+    @model_validator(mode="after")
+    def _one_that_counts_all(self) -> TestFile:
+        if len(self.guard) != 1:
+            raise _wrong("without [metric] there must be one guard: the test to make pass")
+        if mend := suite.stops_early(self.guard[0].command):
+            raise _wrong(
+                "the guard stops at the first failure, so that nobody knows how many tests fail;"
+                f" {mend}"
+            )
+        if self.task.hidden or self.task.sealed:
+            raise _wrong("task.hidden and task.sealed need metric.evaluate: only it may see them")
+        for name in _both(self.task, _protected(self.task)):
+            raise _wrong(
+                f"{name} has the name of a test, and tests are protected; if it is none, say"
+                " which files are: task.protected = [...]"
+            )
+        return self
+
+
+def _protected(task: TaskSection) -> tuple[str, ...]:
+    """What of the editable files stays protected; the usual names of tests by default."""
+    return suite.PROTECTED if task.protected is None else tuple(task.protected)
 
 
 # Reading
@@ -383,6 +463,8 @@ def parse(text: str, path: Path) -> Contract:
     except tomllib.TOMLDecodeError as error:
         raise ContractError([Problem(path.name, "TOML", "", f"{error}; mend that line")]) from None
     try:
+        if "metric" not in data and "guard" in data:
+            return _until_pass(TestFile.model_validate(data), path)
         return _contract(File.model_validate(data), path)
     except ValidationError as error:
         problems = [_problem(path.name, data, each) for each in error.errors()]
@@ -391,19 +473,10 @@ def parse(text: str, path: Path) -> Contract:
 
 def _contract(file: File, path: Path) -> Contract:
     task, run, metric = file.task, file.run, file.metric
-    program = path.parent / "program.md"
-    default = "program.md" if program.is_file() else None
     factor = 4 if run.clock == "cpu" else 2
     return Contract(
         path=path,
-        task=types.Task(
-            tuple(task.editable),
-            task.goal or f"{metric.direction} {metric.name}",
-            task.instructions if task.instructions is not None else default,
-            tuple(task.data),
-            tuple(task.hidden),
-            tuple(task.sealed),
-        ),
+        task=_task(task, f"{metric.direction} {metric.name}", path, tuple(task.protected or ())),
         run=types.Run(
             run.command, run.setup, run.budget, run.clock, run.timeout or factor * run.budget,
             run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable),
@@ -413,15 +486,53 @@ def _contract(file: File, path: Path) -> Contract:
             metric.timeout, metric.pattern, metric.min_gain, metric.target, metric.loopback,
         ),
         guards=tuple(types.Guard(each.command, each.timeout, each.expect) for each in file.guard),
-        keep=types.Keep(file.keep.confirm, file.keep.confidence, file.keep.simplicity),
-        agents=tuple(_agent(each) for each in file.agent),
-        space={
+        **_common(file),
+    )  # fmt: skip
+
+
+def _until_pass(file: TestFile, path: Path) -> Contract:
+    """The test is what is run, and how many of it fail is what is lowered to 0."""
+    run, guard = file.run, file.guard[0]
+    said = " ".join(guard.command)
+    return Contract(
+        path=path,
+        task=_task(file.task, f"Make `{said}` pass", path, _protected(file.task)),
+        run=types.Run(
+            guard.command, run.setup, guard.timeout, "wall", guard.timeout,
+            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable),
+        ),
+        metric=types.Metric(suite.NAME, target=0.0),
+        suite=types.Suite(suite.runner(guard.command), guard.expect, guard.expect_failing),
+        **_common(file),
+    )  # fmt: skip
+
+
+def _task(task: TaskSection, goal: str, path: Path, protected: tuple[str, ...]) -> types.Task:
+    program = path.parent / "program.md"
+    default = "program.md" if program.is_file() else None
+    return types.Task(
+        tuple(task.editable),
+        task.goal or goal,
+        task.instructions if task.instructions is not None else default,
+        tuple(task.data),
+        tuple(task.hidden),
+        tuple(task.sealed),
+        protected,
+    )
+
+
+def _common(file: Common) -> dict[str, Any]:
+    """The parts of a contract that do not depend on what is measured."""
+    return {
+        "keep": types.Keep(file.keep.confirm, file.keep.confidence, file.keep.simplicity),
+        "agents": tuple(_agent(each) for each in file.agent),
+        "space": {
             name: types.Range(each.low, each.high, each.log, tuple(each.choices))
             for name, each in file.search.space.items()
         },
-        limits=types.Limits(**file.limits.model_dump()),
-        parallel=types.Parallel(**file.parallel.model_dump()),
-    )  # fmt: skip
+        "limits": types.Limits(**file.limits.model_dump()),
+        "parallel": types.Parallel(**file.parallel.model_dump()),
+    }
 
 
 def _agent(section: AgentSection) -> types.AgentChoice:
@@ -479,7 +590,7 @@ EXAMPLES = {
     "task.editable": 'name the files that may be edited: editable = ["train.py"]',
     "run": "add [run] with command",
     "run.command": 'command = "python train.py"',
-    "metric": "add [metric] with name",
+    "metric": "add [metric] with name, or a [guard] alone to run until its test passes",
     "metric.name": 'name = "val_bpb"',
     "guard.command": 'command = "pytest -q"',
     "agent.api.model": 'model = "openai:..."',
@@ -521,12 +632,13 @@ def snapshot(contract: Contract) -> dict[str, Json]:
     plain: dict[str, object] = {
         key: asdict(value)
         for key, value in body.items()
-        if key not in ("guards", "agents", "space")
+        if key not in ("guards", "agents", "space", "suite")
     }
     plain |= {
         "guards": [asdict(each) for each in contract.guards],
         "agents": [asdict(each) for each in contract.agents],
         "space": space,
+        "suite": asdict(contract.suite) if contract.suite else None,
     }
     return _listed(plain)  # type: ignore[no-any-return]
 
@@ -553,6 +665,7 @@ def from_snapshot(body: Mapping[str, Any], path: Path) -> Contract:
         space={name: _make(types.Range, each) for name, each in body["space"].items()},
         limits=_make(types.Limits, body["limits"]),
         parallel=_make(types.Parallel, body["parallel"]),
+        suite=_make(types.Suite, body["suite"]) if body.get("suite") else None,
     )
 
 
@@ -577,6 +690,8 @@ def frozen_changes(old: Contract, new: Contract) -> list[str]:
             found += [f"{section}.{key}" for key in a if a[key] != b.get(key)]
         elif a != b:
             found.append(section)
+    if old.suite and new.suite:
+        found = list(dict.fromkeys(OF_THE_GUARD.get(key, key) for key in found))
     return [_written(key) for key in found if key not in MAY_CHANGE and key != "metric.target"]
 
 

@@ -56,13 +56,17 @@ BESIDE = "a candidate is confirmed beside samples of it"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What the contract says about keeping."""
+    """What the contract says about keeping.
+
+    ``until_pass``: the values are numbers of failing tests, and 0 twice in a row is the end of it.
+    """
 
     direction: Direction
     min_gain: float = 0.0
     confirm: Literal["auto", "never"] | int = "auto"
     confidence: float = 0.99
     simplicity: Literal["auto"] | float = "auto"
+    until_pass: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,8 @@ Step = Decision | MoreSamples | CheckGuards
 
 def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
     """The next step of an experiment: its decision, or what must be measured for it."""
+    if rule.until_pass and _passes(standing, evidence):
+        return _decide_pass(standing, evidence)
     if standing.noise.exact and rule.confirm != "never" and _agrees(evidence):
         return _decide_exact(rule, standing, evidence)
     if _stale(standing) and not evidence.incumbent_fresh:
@@ -182,7 +188,7 @@ def _confirm(rule: Rule, standing: Standing, evidence: Evidence, case: _Case) ->
     fresh = evidence.fresh
     if not fresh:
         return MoreSamples("candidate", "confirm the screen")
-    if standing.seed_sensitive and len({evidence.screen, *fresh}) == 1:
+    if standing.seed_sensitive and not rule.until_pass and len({evidence.screen, *fresh}) == 1:
         if len(fresh) < 2:
             return MoreSamples("candidate", "its value ignored the seed; once more")
         return case.discard(fresh[0], "its value ignores the seed while the incumbent's varies")
@@ -311,6 +317,8 @@ class _Case:
 
 def _price(rule: Rule, sigma: float, tokens_added: int, credit_used: float) -> float:
     """What the code a change adds must bring; negative for removed code, capped at one sigma."""
+    if rule.until_pass:
+        return 0.0
     per_ten = SIMPLICITY * sigma if rule.simplicity == "auto" else float(rule.simplicity)
     price = per_ten * tokens_added / 10
     return max(price, -max(0.0, sigma - credit_used))
@@ -336,8 +344,10 @@ def _decide_exact(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
     """One identical pair of fresh samples confirms; simplicity breaks ties."""
     value, reference = evidence.screen, standing.incumbent[0].value
     gain = reference - value if rule.direction == "lower" else value - reference
-    simpler = gain == 0 and evidence.tokens_added < 0
-    price = 0.0 if rule.simplicity == "auto" else rule.simplicity * evidence.tokens_added / 10
+    # What no passing test covers could go unseen.
+    simpler = gain == 0 and evidence.tokens_added < 0 and not rule.until_pass
+    free = rule.until_pass or rule.simplicity == "auto"
+    price = 0.0 if free else float(rule.simplicity) * evidence.tokens_added / 10
     said = _compare(value, reference, gain)
     if not simpler and not (gain > 0 and gain - price > rule.min_gain):
         return Decision(Status.DISCARD, f"{said}, exactly", value, value, value, gain, 0.0)
@@ -349,6 +359,24 @@ def _decide_exact(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
         said = f"equal at {value:.6g} with {-evidence.tokens_added} tokens less"
     reason = f"{said}, exactly (2 identical fresh samples)"
     return Decision(Status.KEEP, reason, value, value, value, gain, 1.0)
+
+
+# Until a test passes: noise has no say in a pass
+
+
+def _passes(standing: Standing, evidence: Evidence) -> bool:
+    """Whether nothing failed the first two times, where something fails of the incumbent."""
+    first = (evidence.screen, *evidence.fresh)[:2]
+    return not any(first) and any(each.value for each in standing.incumbent)
+
+
+def _decide_pass(standing: Standing, evidence: Evidence) -> Step:
+    """Kept if it passes a second time in a row, also where the incumbent's tests are flaky."""
+    if not evidence.fresh:
+        return MoreSamples("candidate", "two passes in a row end the run")
+    known = honest(standing.incumbent)
+    gain = math.fsum(known) / len(known)
+    return Decision(Status.KEEP, "passes, twice in a row", 0.0, 0.0, 0.0, gain, 1.0)
 
 
 # The baseline

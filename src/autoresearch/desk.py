@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from . import git, limits, registry
-from .bench import Bench, Places
+from .bench import Bench, Places, read_text
 from .briefing import CURVES_SHOWN, Known, briefing
 from .errors import AgentError
-from .journal.view import Experiment
+from .journal.view import Experiment, Role
 from .memory import Memory
 from .ports import Agent
 from .run import FOLDER, Run
@@ -132,7 +132,8 @@ class Desk:
         root, path = self.contract.root, self.contract.task.instructions
         lessons = [_text(root / LESSONS), _text(self.run.places.run / LESSONS)]
         return Known(
-            self.memory.lessons, curves, self._last_failure(),
+            self.memory.lessons, curves,
+            self._failing_test() if self.contract.suite else self._last_failure(),
             instructions=_text(root / path) if path else "",
             people="\n\n".join(filter(None, lessons)),
             answer=answer, memory=str(inside.memory) if reads else "",
@@ -144,6 +145,13 @@ class Desk:
         last = self.view.decided[-1]
         failed = last.decision is not None and last.decision.status in FAILED
         return self.memory.log(last) if failed else ""
+
+    def _failing_test(self) -> str:
+        """What the test printed for the best so far, in the newest of its own samples."""
+        best = self.view.incumbent
+        assert best is not None
+        k = max(each.k for each in best.taken if each.role is not Role.INCUMBENT)
+        return read_text(self.run.places.sample(best.number, k) / "run.log")
 
     def _history(self) -> list[Past]:
         """The baseline, what was kept, and the last experiments, oldest first."""

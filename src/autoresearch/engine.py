@@ -91,6 +91,7 @@ class Engine:
             confirm=contract.keep.confirm,
             confidence=contract.keep.confidence,
             simplicity=contract.keep.simplicity,
+            until_pass=contract.suite is not None,
         )
         self._failures = 0
         self._stopping = asyncio.Event()
@@ -114,7 +115,8 @@ class Engine:
                     end = End("tried")
                     break
                 if self._stopping.is_set():
-                    end = End("stopped by request")
+                    short = limits.owes_a_pass(self.view, self.contract)
+                    end = End("stopped by request", short)
                     break
                 measured = self.view.decided
                 if measured and (stop := limits.stop(self.view, self.contract, self.run.active_s)):
@@ -406,7 +408,10 @@ class Engine:
             incumbent_fresh=record.values(Role.INCUMBENT),
             guards_passed=bool(record.guards_passed) or not self.contract.guards,
         )
-        return decide(self.rule, self.view.standing(), evidence)
+        step = decide(self.rule, self.view.standing(), evidence)
+        if isinstance(step, Decision) and (said := record.own[-1].reason):
+            return replace(step, reason=f"{step.reason}; {said}")
+        return step
 
     def _over_budget(self, sample: Sample) -> str | None:
         if sample.outcome is not Outcome.OK:
@@ -441,7 +446,8 @@ class Engine:
             if number == 0 and not report.passed:
                 raise UserError(
                     f"the baseline fails its guard: {report.reason}",
-                    fix="mend the guard or the code, commit, and start again",
+                    fix="mend the guard or the code, commit, and start again; to have an agent make"
+                    " it pass, leave [metric] out: autoresearch init --until-pass",
                 )
             self.run.append(
                 "guarded", number, passed=report.passed, reason=report.reason,
@@ -452,7 +458,8 @@ class Engine:
         seed = self._next_seed(record)
         self.run.record_attempt(number, k, role, seed, commit)
         try:
-            sample = self._unless_void(await self.bench.measure(commit, number, k, seed))
+            measured = await self.bench.measure(commit, number, k, seed, known=self.view.known)
+            sample = self._unless_void(measured)
         except ExecutorError as error:
             self.bench.clear()
             self.run.require_room()

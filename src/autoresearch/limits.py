@@ -10,7 +10,7 @@ from .types import Contract, Proposal, Status
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Why the run ends; ``short`` where a target was set and the limit came first."""
+    """Why the run ends; ``short`` where a target or a pass was asked for and did not come."""
 
     reason: str
     short: bool = False
@@ -29,14 +29,16 @@ def used(view: RunView, active_s: float) -> dict[str, float]:
 
 def stop(view: RunView, contract: Contract, active_s: float) -> Stop | None:
     """The first reason to stop now: a person, the target, or a limit; None to go on."""
+    metric, value = contract.metric, _best(view)
+    if contract.suite is not None and value == 0:
+        return Stop(f"passed: {' '.join(contract.run.command)}")
     if view.stop_requested:
-        return Stop("stopped by request")
-    metric, incumbent = contract.metric, view.incumbent
-    value = incumbent.decision.value if incumbent and incumbent.decision else None
+        return Stop("stopped by request", short=owes_a_pass(view, contract))
     if metric.target is not None and value is not None and not metric.better(metric.target, value):
         return Stop(f"target reached: {metric.name} {value:.6g} (target {metric.target:g})")
     if view.exhausted:
-        return Stop("the agent has nothing more to propose")
+        reason = "the agent has nothing more to propose"
+        return Stop(reason, short=owes_a_pass(view, contract))
     for name in used(view, active_s):
         if left(view, contract, name, active_s) == 0:
             most = getattr(contract.limits, name)
@@ -63,6 +65,16 @@ def unreported(contract: Contract, proposal: Proposal) -> str | None:
         if getattr(contract.limits, name) is not None and getattr(proposal, name) is None:
             return name
     return None
+
+
+def owes_a_pass(view: RunView, contract: Contract) -> bool:
+    """Whether the run was to make a test pass, and has not yet."""
+    return contract.suite is not None and _best(view) != 0
+
+
+def _best(view: RunView) -> float | None:
+    incumbent = view.incumbent
+    return incumbent.decision.value if incumbent and incumbent.decision else None
 
 
 def rejected_in_a_row(view: RunView) -> int:

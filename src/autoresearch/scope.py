@@ -36,12 +36,16 @@ class Scope:
         self._hidden = _compile(task.hidden)
         self._sealed = _compile(task.sealed)
         self._data = _compile(task.data)
+        self._protected = _compile(task.protected)
 
     def editable(self, path: str) -> bool:
         """Whether a candidate may change this file; never in what is shown of past experiments."""
-        if path.startswith(MEMORY) or self.hidden(path) or self.sealed(path):
-            return False
-        return bool(self._editable.match(path))
+        taken = self.hidden(path) or self.sealed(path) or self.protected(path)
+        return bool(self._editable.match(path)) and not (taken or path.startswith(MEMORY))
+
+    def protected(self, path: str) -> bool:
+        """Whether this file stays as it is, whatever else is editable."""
+        return bool(self._protected.match(path))
 
     def hidden(self, path: str) -> bool:
         """Whether only the evaluation may see this file."""

@@ -75,6 +75,7 @@ class Task:
     data: tuple[str, ...] = ()
     hidden: tuple[str, ...] = ()
     sealed: tuple[str, ...] = ()
+    protected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,18 @@ class Guard:
     command: tuple[str, ...]
     timeout_s: float = 300.0
     expect: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """The test to make pass, where a contract has no metric; ``run.command`` is what runs it.
+
+    ``runner`` is one whose output is known, else empty.
+    """
+
+    runner: str
+    expect: str | None = None
+    expect_failing: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +216,7 @@ class Contract:
     space: Mapping[str, Range] = field(default_factory=dict)
     limits: Limits = Limits()
     parallel: Parallel = Parallel()
+    suite: Suite | None = None
 
     @property
     def root(self) -> Path:
@@ -241,6 +255,23 @@ class Contention:
 
 
 @dataclass(frozen=True, slots=True)
+class Tally:
+    """What a run of the tests said of them; ``passed`` is None where its runner does not say.
+
+    ``errors`` are failures outside of a test's own body. ``skipped`` is all that was not asked to
+    pass. ``unloaded`` counts files or packages that could not be imported or compiled, so that
+    nobody knows how many tests they hold. ``expected`` is what the guard's ``expect`` matched.
+    """
+
+    passed: int | None = None
+    failed: int = 0
+    errors: int = 0
+    skipped: int = 0
+    unloaded: int = 0
+    expected: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One measured value of one commit with one seed, or why there is none.
 
@@ -261,6 +292,7 @@ class Sample:
     answer_cpu_s: float = 0.0
     contention: Contention = Contention()
     told: str = ""
+    tally: Tally | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,7 +129,9 @@ class Verifier:
         folder = self.run.places.verification(record.number) / str(k)
         # A candidate cannot tell this from a sample of the next experiment.
         number = self.view.next_number
-        measured = await self.bench.measure(commit, number, k, seed, folder=folder)
+        measured = await self.bench.measure(
+            commit, number, k, seed, folder=folder, known=self.view.known
+        )
         # Only its own samples are compared with each other, so they say what is usual.
         sample = unless_void(
             measured, self.bench.contract.run, record.shares, exact=self.view.noise.exact

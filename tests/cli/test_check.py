@@ -73,3 +73,11 @@ def test_help_names_every_command(toy: MakeToy) -> None:
         assert "Usage: " in task.call(name, "--help").stdout
     assert task.call("--version").stdout.startswith("autoresearch ")
     assert "No such command" in task.call("rnu", code=2).stderr
+
+
+def test_a_run_begins_after_a_check(toy: MakeToy) -> None:
+    task = toy(limits="experiments = 0")
+    task.call("check")
+    assert "no run" in task.call("status", code=2).stderr
+    task.call("run")
+    assert task.run_folder.name != "check"

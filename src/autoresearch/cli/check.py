@@ -176,20 +176,57 @@ def _judge(contract: Contract, finding: Finding) -> None:
     values = [sample.value for sample in finding.samples if sample.value is not None]
     crippled = finding.crippled.value if finding.crippled else None
     metric = contract.metric
-    if crippled is not None and values and not metric.better(statistics.mean(values), crippled):
+    if contract.suite is not None:
+        _judge_test(contract, finding, values, crippled)
+    elif crippled is not None and values and not metric.better(statistics.mean(values), crippled):
         finding.problem(
             "metric",
             f"an emptied editable file scores {crippled:.6g}, the baseline"
             f" {statistics.mean(values):.6g}",
             "the metric does not depend on the editable file; measure something it does",
         )
-    if metric.self_reported:
+    if metric.self_reported and contract.suite is None:
         finding.notes.append(
             "the score is self-reported: printed by code the agent may edit; add metric.evaluate"
             " to measure it from outside"
         )
     if said := words.busy([each.contention.share for each in finding.samples]):
         finding.notes.append(f"this machine is {said}")
+
+
+def _judge_test(
+    contract: Contract, finding: Finding, values: list[float], crippled: float | None
+) -> None:
+    """Whether failing tests can be counted here, and what an emptied file does to them."""
+    if crippled is not None and values and crippled < min(values):
+        finding.problem(
+            "guard.command",
+            f"with an emptied editable file {crippled:g} tests fail, else {min(values):g}",
+            "it must not help to leave code out; see that the tests need the editable files",
+        )
+    if values and not any(values):
+        finding.notes.append("it passes already; a run would end at once")
+    if len(set(values)) > 1:
+        shown = ", ".join(f"{value:g}" for value in values)
+        finding.notes.append(f"flaky: {shown} tests failed; only two passes in a row end a run")
+    suite = contract.suite
+    assert suite is not None
+    if not suite.runner and suite.expect_failing is None:
+        finding.notes.append(
+            "its runner is not known, so failing is 0 or 1, by the exit code; to see progress:"
+            " guard.expect_failing = '(\\d+) failed'"
+        )
+    if not suite.runner and suite.expect is None:
+        finding.notes.append(
+            "code that ends the test early with exit code 0 would pass; to refuse that:"
+            " guard.expect = '(\\d+) passed'"
+        )
+    tallies = [sample.tally for sample in finding.samples if sample.tally is not None]
+    if suite.runner == "go" and tallies and tallies[0].passed is None:
+        finding.notes.append("go does not say which tests pass, nor what is skipped: add -v")
+    finding.notes.append(
+        "the number is self-reported: tests and the code that agents edit share a process"
+    )
 
 
 def _noise(finding: Finding) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import click
 
-from .. import config, git
+from .. import config, git, suite
 from ..errors import UserError
+from ..scope import Scope
+from ..types import Task
 from . import goal as proposing
 from .check import finding_json
 from .instructions import agreed, install
@@ -28,6 +31,12 @@ KEYS = {
     "direction": "metric.direction", "evaluate": "metric.evaluate", "guard": "guard.command",
     "budget": "run.budget",
 }  # fmt: skip
+# The files of each language, and those that are not the program itself.
+CODE = {
+    "pytest": (".py",), "go": (".go",), "cargo": (".rs",),
+    "jest": (".js", ".jsx", ".mjs", ".cjs", ".ts", ".tsx"),
+}  # fmt: skip
+ASIDE = ("setup.py", "noxfile.py", "docs", "build.rs")
 HIGHER = ("acc", "score", "auc", "f1", "reward", "throughput", "per_s", "tokens_s", "speed", "ops")
 
 
@@ -46,6 +55,7 @@ class Found:
     readable: list[str] = field(default_factory=list)
     gpus: int = 0
     notes: list[str] = field(default_factory=list)
+    until_pass: str = ""
 
 
 @click.command()
@@ -69,6 +79,7 @@ class Found:
     "--unconfined", is_flag=True, help="With --goal: run agent and task with your rights."
 )
 @click.option("--yes", is_flag=True, help="Write what is shown without asking.")
+@click.option("--until-pass", help="Instead of a number: a test to make pass, such as: pytest -q")
 @click.option("--force", is_flag=True, help="Replace an existing contract.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def init(
@@ -86,6 +97,7 @@ def init(
     login: bool,
     unconfined: bool,
     yes: bool,
+    until_pass: str | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -117,6 +129,10 @@ def init(
         "editable": list(editable), "command": command, "metric": metric, "direction": direction,
         "evaluate": evaluate, "guard": guard, "budget": budget,
     }  # fmt: skip
+    unused = [name for name, value in given.items() if value and name != "editable"]
+    if until_pass and unused:
+        raise UserError(f"--{unused[0]} has no use with --until-pass", fix="leave it out")
+    found = look_for_tests(root, until_pass, editable) if until_pass else look(root)
     for name, value in given.items():
         if value:
             setattr(found, name, value)
@@ -127,7 +143,8 @@ def init(
         asked = proposing.Goal(root, goal, fixed, box=box, say=say)
         _reach(asked, found, agent, env, login=login, yes=yes, as_json=as_json)
         return
-    _ask(found)
+    if not until_pass:
+        _ask(found)
     _check_editable(root, found.editable)
     text = contract_text(found)
     config.parse(text, target)
@@ -195,6 +212,35 @@ def look(root: Path) -> Found:
     if (root / "evaluate.py").is_file():
         found.evaluate = f"{python} evaluate.py"
     found.guard = "" if train.is_file() and prepare.is_file() else _guard(root, python)
+    return found
+
+
+def look_for_tests(root: Path, command: str, editable: tuple[str, ...]) -> Found:
+    """What could make a test pass: the code of the test's language that is no test itself.
+
+    Raises:
+        UserError: nothing is found, and ``editable`` is empty.
+    """
+    found = Found(until_pass=command)
+    words = shlex.split(command)
+    if (name := suite.runner(words)) == "cargo" and suite.stops_early(words):
+        found.until_pass = f"{command} --no-fail-fast"
+    scope = Scope(Task(("*",), "", protected=suite.PROTECTED))
+    repository = git.repository_root(root)
+    for path in sorted(set(git.files(repository)) - git.untracked(repository)):
+        file = repository / path
+        inner = file.relative_to(root).as_posix() if file.is_relative_to(root) else ""
+        if Path(inner).suffix in CODE.get(name, ()) and scope.editable(inner):
+            top, _, below = inner.partition("/")
+            if top not in (*ASIDE, *found.editable) and f"{top}/" not in found.editable:
+                found.editable.append(f"{top}/" if below else top)
+    if not found.editable and not editable:
+        raise UserError(
+            f"cannot tell which files may be edited to make {command!r} pass",
+            fix="autoresearch init --until-pass ... --editable src/",
+        )
+    found.notes.append("files with usual names of tests stay protected, also in editable folders")
+    found.notes.append("the agent `search` only tunes numbers; name a coding agent in [agent]")
     return found
 
 
@@ -298,6 +344,11 @@ def contract_text(found: Found) -> str:
         return "[" + ", ".join(quoted(value) for value in values) + "]"
 
     lines = ["[task]", f"editable = {listed(found.editable)}  # everything else is protected", ""]
+    if found.until_pass:
+        lines += [
+            "# no [metric]: it runs until this passes, and lowers the number of failing tests"
+        ]
+        return "\n".join([*lines, "[guard]", f"command = {quoted(found.until_pass)}"]) + "\n"
     lines += ["[run]", f"command = {quoted(found.command)}"]
     if found.setup:
         lines.append(f"setup = {quoted(found.setup)}  # once, with network, before the baseline")

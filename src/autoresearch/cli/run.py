@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import click
 
-from .. import config, disk, git, sandbox
+from .. import config, disk, git, limits, sandbox
 from ..bench import Places
 from ..engine import End, Engine, back_off_s
 from ..errors import DiskFullError, UserError
@@ -56,6 +56,7 @@ class Begin:
 @click.option("--max-experiments", type=click.IntRange(0), help="End at this many in total.")
 @click.option("--max-hours", type=click.FloatRange(0), help="End after this time in total.")
 @click.option("--target", type=float, help="End when an incumbent reaches this value.")
+@click.option("--until-pass", is_flag=True, help="Insist that a test is to pass: no [metric].")
 @click.option("--dirty", is_flag=True, help="Begin from uncommitted changes of editable files.")
 @click.option("--detach", is_flag=True, help="Go on in the background; see: autoresearch status.")
 @click.option("--unconfined", is_flag=True, help="Run edited code with your own rights.")
@@ -72,6 +73,7 @@ def run(
     max_experiments: int | None,
     max_hours: float | None,
     target: float | None,
+    until_pass: bool,
     dirty: bool,
     detach: bool,
     unconfined: bool,
@@ -82,18 +84,35 @@ def run(
     It goes on until a limit, the target, or Ctrl-C: once finishes the sample in flight, twice
     stops now. Nothing recorded is lost either way; the same command continues.
 
-    Exit codes: 0 done, 2 your input, 3 a limit came before the target, 4 another engine holds
-    this run, 130 interrupted.
+    Where the contract has a [guard] and no [metric], it runs until that test passes.
+
+    Exit codes: 0 done, 2 your input, 3 it ended before the target or the pass, 4 another engine
+    holds this run, 130 interrupted.
     """
     if detach:
         _detach(folder)
         return
     contract = config.load(task.contract_path(folder))
+    _check_until_pass(contract, until_pass, target)
     contract = override(contract, agent, max_experiments, max_hours, target)
     begin = Begin(
         tag, new, "seal" if dirty else "refuse", unconfined, Level(require) if require else None
     )
     sys.exit(start(contract, begin))
+
+
+def _check_until_pass(contract: Contract, asked: bool, target: float | None) -> None:
+    """Refuse options that do not fit to what the contract says is to be reached."""
+    if asked and contract.suite is None:
+        raise UserError(
+            f"--until-pass: {contract.path} has a [metric], which is what is improved",
+            fix="leave out [metric] and run.command, so that one [guard] says what must pass",
+        )
+    if contract.suite is not None and target is not None:
+        raise UserError(
+            f"--target {target:g}: without [metric] the target is a pass",
+            fix="leave out --target",
+        )
 
 
 def override(
@@ -120,6 +139,8 @@ def override(
 def start(contract: Contract, begin: Begin) -> int:
     """Run to the end, waiting for room on a full disk; returns the exit code."""
     tag = _choose_tag(contract.root, begin)
+    if begin.tag is None and _passed_before(contract, tag):
+        tag = new_tag(contract.root, datetime.now())
     # Tried again, it is the same run.
     begin = replace(begin, tag=tag, new=False)
     log = contract.root / FOLDER / tag / "engine.log"
@@ -132,6 +153,15 @@ def start(contract: Contract, begin: Begin) -> int:
             failures += 1
             if _interrupted_while_waiting(full, failures, log):
                 return 130
+
+
+def _passed_before(contract: Contract, tag: str) -> bool:
+    """Whether a run made its test pass, and HEAD is another than it began from."""
+    if contract.suite is None or not begun(contract.root / FOLDER / tag):
+        return False
+    view = task.read_view(contract.root, tag)
+    head = git.head(git.repository_root(contract.root))
+    return bool(view.contract) and view.head != head and not limits.owes_a_pass(view, contract)
 
 
 def _interrupted_while_waiting(full: DiskFullError, failures: int, log: Path) -> bool:
@@ -276,6 +306,13 @@ def _uncommitted(contract: Contract, places: Places, *, seal: bool) -> git.Edits
         if inner is not None and scope.editable(inner):
             file = places.repository / path
             edits[path] = ("100644", file.read_bytes()) if file.is_file() else None
+    own = {path: path[len(prefix) :] for path in changed if path.startswith(prefix)}
+    if unseen := sorted(inner for inner in own.values() if scope.protected(inner)):
+        named = ", ".join(unseen[:3]) + (f" and {len(unseen) - 3} more" if unseen[3:] else "")
+        raise UserError(
+            f"uncommitted changes of protected files: {named}; a run sees what is committed",
+            fix=f"git add {' '.join(unseen[:3])} && git commit, or put them aside: git stash -u",
+        )
     if edits and not seal:
         raise UserError(
             f"uncommitted changes of editable files: {', '.join(sorted(edits))}",

@@ -157,7 +157,8 @@ def _state(view: RunView, run: Path) -> tuple[str, str | None]:
     if held_by_engine(run):
         paused = view.paused if view.verifying is None else None
         return ("paused", paused) if paused else ("running", None)
-    if view.ended and view.end_reason.startswith(("limit", "target", "the agent has nothing")):
+    done = ("limit", "target", "passed", "the agent has nothing")
+    if view.ended and view.end_reason.startswith(done):
         return "done", view.end_reason
     killed = "the engine was killed" + (" while it was paused" if view.held else "")
     return "stopped", view.end_reason or f"{killed}; autoresearch run continues"

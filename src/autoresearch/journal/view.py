@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from .. import suite
 from ..contention import REMEMBERED
 from ..decide import Noise, Reference, Standing
 from ..types import (
@@ -24,6 +25,7 @@ from ..types import (
     Outcome,
     Sample,
     Status,
+    Tally,
     Usage,
 )
 from . import Event
@@ -201,6 +203,14 @@ class RunView:
         """The verification whose sample is in flight."""
         last = self.verifications[-1] if self.verifications else None
         return last if last and last.in_flight else None
+
+    @property
+    def known(self) -> Tally | None:
+        """The tests that the baseline ran; None before it is decided, and where none is counted."""
+        if not self.decided:
+            return None
+        own = [sample.tally for sample in self.experiments[0].own]
+        return suite.least([each for each in own if each is not None])
 
     @property
     def noise(self) -> Noise:
@@ -490,6 +500,7 @@ def sample_body(sample: Sample) -> dict[str, Json]:
         "answer_cpu_s": sample.answer_cpu_s,
         "contention": asdict(sample.contention),
         "told": sample.told,
+        "tally": asdict(sample.tally) if sample.tally else None,
     }
 
 
@@ -508,4 +519,5 @@ def sample_of(body: dict[str, Any]) -> Sample:
         answer_cpu_s=body.get("answer_cpu_s", 0.0),
         contention=Contention(**body.get("contention", {})),
         told=body.get("told", ""),
+        tally=Tally(**body["tally"]) if body.get("tally") else None,
     )
