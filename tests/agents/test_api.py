@@ -91,7 +91,7 @@ def test_the_three_files_with_a_local_model(three_files: Toy) -> None:
     """As a person sets it up who has the three files and a model of their own: no key."""
     edit = Edit("train.py", "LEARNING_RATE = 0.002", "LEARNING_RATE = 0.02")
     with MockModel([edit, Say("description: ten times the rate")], key="none") as model:
-        three_files.call("init")
+        three_files.call("init", "--budget", "10s")
         with (three_files.root / "autoresearch.toml").open("a") as contract:
             contract.write(
                 '[agent]\nuse = "api"\n'
