@@ -26,7 +26,7 @@ from .errors import EvaluationError
 from .failpoint import failpoint
 from .git import EXECUTABLE, REGULAR, Store
 from .ports import Executor
-from .sandbox import Box, Mount, Sandbox, toolchain
+from .sandbox import Box, Mount, Sandbox, sweep, toolchain
 from .scope import Scope
 from .scratch import fresh, remove
 from .text import clean
@@ -298,7 +298,8 @@ class Bench:
         )
 
     def clear(self) -> None:
-        """Remove the trees that processes worked in."""
+        """Remove the trees that processes worked in, and what a killed runner left there."""
+        sweep(self.places.scratch.parent)
         remove(self.places.work or self.places.scratch)
 
     # Reading results
