@@ -363,7 +363,7 @@ def test_an_engine_and_a_verification_exclude_each_other(toy: MakeToy) -> None:
     engine.kill()
     engine.wait()
     until(lambda: not leftovers(task), 10)
-    checking = task.start("verify")
+    checking = task.start("verify", "--samples", "500")
     until(task.saw(verifying(1)))
     assert json.loads(task.call("status", "--json").stdout)["phase"].startswith("verifying: ")
     assert "another engine holds run" in task.call("run", code=4).stderr
