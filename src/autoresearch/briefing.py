@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from . import limits
 from .journal.view import Experiment, RunView
 from .lessons import Lessons, reason
-from .text import cell, clean, excerpt, fence
+from .text import block, cell, clean, excerpt, fence
 from .types import Contract, Plan, Status
 
 TOKENS = 8000
@@ -27,8 +27,8 @@ NOTES_SHOWN, IDEAS_SHOWN = 10, 10
 # The largest part of a briefing that each of its parts may take; what is left is for the next.
 SHARES = {
     "notes": 0.15, "before": 0.1, "tried": 0.22, "instructions": 0.35, "queue": 0.05,
-    "kept": 0.08, "curves": 0.1, "failures": 0.08, "lessons": 0.12, "people": 0.12,
-    "misses": 0.1, "open": 0.05, "log": 0.1,
+    "kept": 0.08, "curves": 0.1, "failures": 0.08, "condensed": 0.12, "lessons": 0.12,
+    "people": 0.12, "misses": 0.1, "open": 0.05, "log": 0.1,
 }  # fmt: skip
 
 
@@ -37,7 +37,8 @@ class Known:
     """What is at hand for an agent beside the run's state.
 
     ``curves`` are lines by experiment; ``log`` is what the last experiment printed before it
-    failed; ``instructions`` and ``people``, a person's lessons, are told as they are. ``answer``
+    failed; ``instructions`` and ``people``, a person's lessons, are told as they are, ``condensed``
+    are lessons that an agent wrote. ``answer``
     says why the agent's last proposal is not run. ``memory`` and ``proposal`` are paths as the
     agent sees them.
     """
@@ -47,6 +48,7 @@ class Known:
     log: str = ""
     instructions: str = ""
     people: str = ""
+    condensed: str = ""
     answer: str = ""
     memory: str = ""
     proposal: str = ""
@@ -72,6 +74,7 @@ def briefing(
         ("kept", "Kept, newest first"),
         ("curves", "Learning curves, as the programs printed them"),
         ("failures", "What crashed or ran out of time, and how to avoid it"),
+        ("condensed", "Lessons that an agent condensed"),
         ("lessons", "Lessons of all experiments"),
         ("misses", "Nearest misses on the best so far"),
         ("open", "Ideas that were never measured, because something else failed"),
@@ -251,6 +254,7 @@ def _parts(view: RunView, contract: Contract, known: Known) -> dict[str, list[st
         "kept": [_kept(each) for each in reversed(view.kept[-KEPT_SHOWN:])],
         "curves": list(_curves(view, known)),
         "failures": _listed(lessons.failures(FAILURES_SHOWN)),
+        "condensed": block(known.condensed).splitlines(),
         "lessons": _listed(lessons.lines()) + _greatest(contract, lessons),
         "misses": [_line(each) for each in misses if each.number not in shown],
         "open": [

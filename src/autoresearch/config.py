@@ -287,6 +287,7 @@ class AgentSection(Section):
     network: Literal["host", "none"] = "host"
     login: Literal["none", "mine"] = "none"
     briefing_tokens: int = Field(default=8000, ge=2000, le=200_000)
+    condense_every: int | None = Field(default=None, ge=1)
     prices: PricesSection | None = None
     api: ApiSection | None = None
 
@@ -542,7 +543,7 @@ def _agent(section: AgentSection) -> types.AgentChoice:
     prices = types.Prices(**section.prices.model_dump()) if section.prices else None
     return types.AgentChoice(
         section.use, section.timeout, tuple(section.env), section.network, section.login,
-        section.briefing_tokens, prices, own,
+        section.briefing_tokens, section.condense_every, prices, own,
     )  # fmt: skip
 
 

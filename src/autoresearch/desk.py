@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import git, limits, registry
+from . import condense, git, limits, registry
 from .bench import Bench, Places, read_text
 from .briefing import CURVES_SHOWN, Known, briefing
 from .errors import AgentError
@@ -23,13 +23,14 @@ from .memory import Memory
 from .ports import Agent
 from .run import FOLDER, Run
 from .sandbox import Mount
-from .scratch import fresh
+from .scratch import fresh, remove
 from .types import (
     AgentChoice,
     AgentFailure,
     Assignment,
     Contract,
     Inside,
+    Kind,
     Launched,
     Past,
     Plan,
@@ -41,7 +42,6 @@ from .workspace import Workspace
 HISTORY = 300
 INSIDE_TASK = Path("/task")
 FAILED = (Status.CRASH, Status.TIMEOUT)
-LESSONS = "lessons.md"
 TEXT_LENGTH = 40_000
 
 
@@ -71,11 +71,48 @@ class Desk:
         directory = self.run.places.experiment(record.number)
         directory.mkdir(parents=True, exist_ok=True)
         plan = Plan(record.parent, record.kind, record.hypothesis)
-        brief = directory / "briefing.md"
         memory = self.memory.write(self.view) if registry.reads(choice.use) else None
         inside = self.seat.inside(directory, folder)
         known = self._known(answer, inside, reads=memory is not None)
         said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
+        editable = self.workspace.editable_files(record.parent)
+        return await self._put(said, record.number, directory, folder, plan, editable, memory)
+
+    async def condense(self) -> tuple[Proposal, str]:
+        """Let the agent rewrite the run's lessons; they are the file's new text.
+
+        Raises:
+            AgentError: as ``ask``.
+        """
+        run, prefix = self.run.places.run, self.workspace.prefix
+        directory = run / "condensing"
+        directory.mkdir(exist_ok=True)
+        folder = fresh(self.bench.places.scratch / "agent")
+        file = folder / prefix / condense.FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(_text(run / condense.FILE), encoding="utf-8")
+        memory = self.memory.write(self.view)
+        inside = self.seat.inside(directory, folder)
+        said = condense.request(
+            self.contract.metric, self.memory.lessons.lines(), str(inside.memory)
+        )
+        assert self.view.incumbent is not None
+        plan = Plan(self.view.incumbent.commit, Kind.IMPROVE)
+        number, editable = self.view.next_number, (f"{prefix}{condense.FILE}",)
+        proposal = await self._put(said, number, directory, folder, plan, editable, memory)
+        text = condense.take(file)
+        if text:
+            condense.write(run, text)
+        remove(folder)
+        return proposal, text
+
+    async def _put(
+        self, said: str, number: int, directory: Path, folder: Path, plan: Plan,
+        editable: tuple[str, ...], memory: Path | None,
+    ) -> Proposal:  # fmt: skip
+        """Put a text to the agent, which may edit ``folder``."""
+        choice = self.contract.agents[0]
+        brief = directory / "briefing.md"
         brief.write_text(said, encoding="utf-8")
         (directory / "proposal.json").unlink(missing_ok=True)
 
@@ -86,11 +123,11 @@ class Desk:
             return await self.seat.run(folder, argv, deadline_s)
 
         assignment = Assignment(
-            number=record.number,
+            number=number,
             workspace=folder,
-            editable=self.workspace.editable_files(record.parent),
+            editable=editable,
             plan=plan,
-            seed=self.view.seed_of(record.number, -1),
+            seed=self.view.seed_of(number, -1),
             metric=self.contract.metric,
             space=self.contract.space,
             history=self._history(),
@@ -100,7 +137,7 @@ class Desk:
             memory=memory,
             launch=launch,
             run=run,
-            inside=inside,
+            inside=self.seat.inside(directory, folder),
             choice=choice,
             tokens_left=self._left("tokens"),
             cost_left_usd=self._left("cost_usd"),
@@ -130,12 +167,14 @@ class Desk:
                 shown[self.view.incumbent.number] = self.view.incumbent
             curves = {number: self.memory.curves(each) for number, each in shown.items()}
         root, path = self.contract.root, self.contract.task.instructions
-        lessons = [_text(root / LESSONS), _text(self.run.places.run / LESSONS)]
+        own, runs = _text(root / condense.FILE), _text(self.run.places.run / condense.FILE)
+        people = [own] if self.view.condensed else [own, runs]
         return Known(
             self.memory.lessons, curves,
             self._failing_test() if self.contract.suite else self._last_failure(),
             instructions=_text(root / path) if path else "",
-            people="\n\n".join(filter(None, lessons)),
+            people="\n\n".join(filter(None, people)),
+            condensed=runs if self.view.condensed else "",
             answer=answer, memory=str(inside.memory) if reads else "",
             proposal=str(inside.proposal),
         )  # fmt: skip

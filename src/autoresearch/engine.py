@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from . import disk, git, inbox, limits, registry, verify
+from . import condense, disk, git, inbox, limits, registry, verify
 from .bench import Bench
 from .contention import unless_void
 from .decide import (
@@ -146,6 +146,7 @@ class Engine:
                 await self._hold()
                 if self.view.decided:
                     await self._milestone()
+                    await self._condense()
                     await self._experiment(self._plan())
                 else:
                     await self._prepare()
@@ -170,6 +171,17 @@ class Engine:
         if samples := verify.due(self.view):
             verifier = verify.Verifier(self.run, self.bench, stop=self._asked_to_wait)
             await verifier.verify(samples, milestone=True)
+
+    async def _condense(self) -> None:
+        """Now and then, let the agent make a short file of what all experiments taught."""
+        choice = self.contract.agents[0]
+        if registry.reads(choice.use) and condense.due(self.view, choice.condense_every):
+            proposal, text = await self.desk.condense()
+            self._require_report(proposal)
+            self.run.append(
+                "condensed", decided=len(self.view.decided), lines=len(text.splitlines()),
+                tokens=proposal.tokens, cost_usd=proposal.cost_usd,
+            )  # fmt: skip
 
     async def _experiment(self, plan: Plan) -> Experiment:
         record = self._open_void() or self._open(plan)

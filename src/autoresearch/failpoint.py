@@ -15,9 +15,9 @@ EVENTS = (
     "run_started", "engine_started", "contract_changed", "run_ended", "stop_requested",
     "pause_requested", "resume_requested", "paused", "resumed", "agent_failed", "warning",
     "ticket", "idea", "idea_dropped", "exhausted", "setup_started", "setup_done", "opened",
-    "answered", "proposed", "sealed", "attempt", "sample", "guarded", "decided", "delivered",
-    "verify_started", "verify_sealed", "verify_attempt", "verify_sample", "verify_abandoned",
-    "verified", "offered",
+    "condensed", "answered", "proposed", "sealed", "attempt", "sample", "guarded", "decided",
+    "delivered", "verify_started", "verify_sealed", "verify_attempt", "verify_sample",
+    "verify_abandoned", "verified", "offered",
 )  # fmt: skip
 NAMES = (
     *(f"journal.{kind}" for kind in EVENTS),

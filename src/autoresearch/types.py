@@ -172,6 +172,7 @@ class AgentChoice:
     network: Literal["host", "none"] = "host"
     login: Literal["none", "mine"] = "none"
     briefing_tokens: int = 8000
+    condense_every: int | None = None
     prices: Prices | None = None
     options: Mapping[str, Json] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from tests.conftest import Toy
 
 AGENT = """\
 #!/bin/sh
+[ -f lessons.md ] && { echo "be brief" >lessons.md; exit 0; }
 [ -n "$AGENT_FAILS" ] && { echo "no credit" >&2; exit 7; }
 [ -n "$AGENT_REPEATS" ] && { date '+# %N' >>train.py; exit 0; }
 sleep PAUSE

@@ -20,7 +20,7 @@ from autoresearch.git import Store
 from autoresearch.inbox import drop
 from autoresearch.journal.view import VERIFYING
 from tests.cli.test_verify import EARLY, STEPS, SURE, THREE
-from tests.conftest import Toy, counting, until
+from tests.conftest import IDENTITY, Toy, counting, until
 from tests.faults.story import story
 from tests.invariants import Acknowledged, check_invariants
 
@@ -77,6 +77,13 @@ def _damaged_journal(task: Toy) -> None:
     os.truncate(journal, journal.stat().st_size // 2)
 
 
+def _condensing(task: Toy) -> None:
+    contract = task.root / "autoresearch.toml"
+    text = contract.read_text().replace('use = "command"', 'use = "command"\ncondense_every = 1')
+    contract.write_text(text)
+    task.git(*IDENTITY, "commit", "--quiet", "-am", "Condense")
+
+
 def _lost_object(task: Toy) -> None:
     commit = task.view().kept[0].commit
     (task.run_folder / "store.git" / "objects" / commit[:2] / commit[2:]).unlink()
@@ -97,6 +104,7 @@ SCENES: dict[str, Scene] = {
     "journal.paused": FAILING,
     "journal.agent_failed": FAILING,
     "journal.resumed": FAILING,
+    "journal.condensed": (_condensing, ["--max-experiments", "2"], {}),
     "journal.answered": (_nothing, ["--max-experiments", "2"], {"AGENT_REPEATS": "1"}),
     "journal.stop_requested": (_ask("stop"), ["--max-experiments", "9"], {}),
     "journal.pause_requested": (_ask("pause"), ["--max-experiments", "9"], {}),

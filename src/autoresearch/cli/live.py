@@ -134,6 +134,8 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
             return f"branch {event.body['branch']} is at {str(event.body['commit'])[:7]}"
         case "idea":
             return f"{'note' if event.body['note'] else 'idea'}: {clean(str(event.body['text']))}"
+        case "condensed":
+            return f"lessons condensed: {event.body['lines']} lines in lessons.md"
         case "idea_dropped":
             return f"dropped: idea {event.body['idea']}"
         case "pause_requested":

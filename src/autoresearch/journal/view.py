@@ -146,6 +146,7 @@ class RunView:
         self.engine_started = ""
         self.tokens = 0
         self.cost_usd = 0.0
+        self.condensed: int | None = None
         self.agent_failures: dict[AgentFailure, int] = dict.fromkeys(AgentFailure, 0)
         self.references: list[tuple[float, int, bool]] = []
         self.closed_noise = Noise()
@@ -354,6 +355,11 @@ class RunView:
         if cost_usd is not None:
             experiment.cost_usd = (experiment.cost_usd or 0.0) + cost_usd
             self.cost_usd += cost_usd
+
+    def _on_condensed(self, event: Event, body: dict[str, Any]) -> None:
+        self.condensed = body["decided"]
+        self.tokens += body["tokens"] or 0
+        self.cost_usd += body["cost_usd"] or 0.0
 
     def _on_agent_failed(self, event: Event, body: dict[str, Any]) -> None:
         failure = AgentFailure(body["failure"])
