@@ -109,6 +109,7 @@ network = "none"
 [agent.command]
 argv = ["./agent.sh"]
 """
+HARMLESS = "W = 0.55"
 EDIT = "sed -i 's/^W = .*/W = 0.55/' train.py"
 IMPROVE = "sed -i 's/^W = .*/W = 0.2/' train.py; echo honest work"
 
@@ -138,15 +139,16 @@ class Attack:
     def __str__(self) -> str:
         return self.name
 
-    def script(self, arena: Arena) -> str:
-        """The whole attack as shell."""
+    def script(self, arena: Arena, place: int = 0) -> str:
+        """The whole attack as shell; where it comes later, it is no repeat of an earlier one."""
         files = ({"train.py": self.train} if self.train else {}) | dict(self.files)
         lines = []
         for i, (path, text) in enumerate(files.items()):
             folder = Path(path).parent
             lines += [f"mkdir -p '{folder}'", f"cat > '{path}' <<'END-OF-FILE-{i}'", text.rstrip()]
             lines.append(f"END-OF-FILE-{i}")
-        return arena.fill("\n".join([*lines, self.agent or ":", "echo innocent work"]))
+        text = arena.fill("\n".join([*lines, self.agent or ":", "echo innocent work"]))
+        return text.replace(HARMLESS, f"{HARMLESS[:-1]}{5 + place}")
 
 
 class Arena:
@@ -183,12 +185,13 @@ class Arena:
         return text
 
     @contextlib.contextmanager
-    def open(self, attack: Attack) -> Iterator[None]:
-        """Set the scene for one attack."""
+    def open(self, *attacks: Attack) -> Iterator[None]:
+        """Set the scene for attacks of one run."""
         self._people()
         self._listen()
-        script = attack.script(self)
-        turns = [script, script] if attack.twice else [script]
+        turns = []
+        for place, attack in enumerate(attacks):
+            turns += [attack.script(self, place)] * (2 if attack.twice else 1)
         files = {
             "train.py": TRAIN,
             "lib/model.py": "DEPTH = 1\n",
@@ -320,15 +323,17 @@ class Arena:
 
     # The engine
 
-    def run(self, attack: Attack) -> None:
-        """The attack, then an honest experiment, and all that must hold afterwards."""
-        began = time.monotonic()
-        if attack.fails:
+    def run(self, *attacks: Attack) -> None:
+        """The attacks, then an honest experiment, and all that must hold afterwards."""
+        began, most_s = time.monotonic(), MOST_S * len(attacks)
+        rows = [attack for attack in attacks for _ in range(2 if attack.twice else 1)]
+        if attacks[0].fails:
             self._run_until_the_agent_failed()
+            rows = []
         else:
-            self._call("run", "--max-experiments", "3" if attack.twice else "2")
-        assert time.monotonic() - began < MOST_S
-        self._check_rows(attack)
+            self._call("run", "--max-experiments", str(len(rows) + 1), most_s=2 * most_s)
+        assert time.monotonic() - began < most_s
+        self._check_rows(rows)
         self._check_nothing_else_happened()
 
     def _run_until_the_agent_failed(self) -> None:
@@ -354,10 +359,10 @@ class Arena:
         assert engine.wait(MOST_S) == 0, log.read_text(errors="replace")
         assert "Traceback" not in log.read_text(errors="replace")
 
-    def _call(self, *argv: str) -> None:
+    def _call(self, *argv: str, most_s: float) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "autoresearch", *argv], cwd=self.task.root,
-            env=self.environment, capture_output=True, timeout=120, check=False,
+            env=self.environment, capture_output=True, timeout=most_s, check=False,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         said = (done.stdout + done.stderr).decode(errors="surrogateescape")
@@ -371,23 +376,19 @@ class Arena:
         assert all(c.isprintable() or c == "\n" for c in done.output), ascii(done.output)
         return done.output
 
-    def _check_rows(self, attack: Attack) -> None:
+    def _check_rows(self, attacks: Sequence[Attack]) -> None:
         view = self.task.view()
-        decided = view.decided[1:]
-        attacks, honest = decided[:-1], decided[-1]
+        *decided, honest = view.decided[1:]
         assert honest.decision is not None
         assert honest.decision.status.value == "keep", honest.decision.reason
         assert honest.decision.value is not None
         assert abs(honest.decision.value - HONEST) < 0.004
-        if attack.fails:
-            assert not attacks
-        else:
-            assert attacks
-        for each in attacks:
+        assert len(decided) == len(attacks)
+        for attack, each in zip(attacks, decided, strict=True):
             assert each.decision is not None
-            ended = each.decision.status.value
-            assert ended in self._ends(attack), f"{ended}: {each.decision.reason}"
-            assert attack.says in each.decision.reason
+            ended = f"{attack}: {each.decision.status.value}: {each.decision.reason}"
+            assert each.decision.status.value in self._ends(attack), ended
+            assert attack.says in each.decision.reason, ended
         for each in view.decided:
             for taken in each.taken:
                 assert taken.sample.level is self.level
