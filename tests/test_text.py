@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -21,6 +22,7 @@ from rich.console import Console
 from autoresearch import sandbox
 from autoresearch.bench import ROUTES
 from autoresearch.briefing import Known, briefing
+from autoresearch.cli import cli
 from autoresearch.cli.live import Screen, plain_line
 from autoresearch.journal import tsv
 from autoresearch.lessons import Lessons
@@ -208,12 +210,17 @@ def test_reading_commands_print_nothing_that_acts(story: Story) -> None:
     task = Toy(story.contract.root)
     story.tell("paused", reason="\x1b[31mno credit\u202e [red]\n", wait_s=1.0)
     story.tell("run_ended", reason="\x1b]0;owned\x07end\u202e")
+
+    def read(*argv: str) -> str:
+        done = CliRunner().invoke(cli, [*argv, "--dir", str(task.root)])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
     for command in (["status"], ["log"], *(["show", str(i)] for i in range(len(HOSTILE) + 2))):
-        said = task.call(*command).stdout
+        said = read(*command)
         assert said and all(is_data(line) for line in said.split("\n")), ascii(said)
         assert max(len(line) for line in said.split("\n")) < 1500
-        body = json.loads(task.call(*command, "--json").stdout)
-        assert body["version"] == 1
+        assert json.loads(read(*command, "--json"))["version"] == 1
 
 
 # What an agent reads

@@ -234,7 +234,11 @@ def _goes_on(task: Toy, seen: Acknowledged, *argv: str, code: int) -> None:
 
 
 @pytest.mark.parametrize("name", [*OF_A_VERIFICATION, *BESIDE, *LATER_ON])
-def test_killed_there_a_verification_goes_on(name: str, kept: Path, tmp_path: Path) -> None:
+def test_killed_there_a_verification_goes_on(
+    name: str, kept: Path, tmp_path: Path, endurance: bool
+) -> None:
+    if name not in OF_A_VERIFICATION and not endurance:
+        pytest.skip("only with --endurance: a run is killed there as well")
     task = Toy(tmp_path / "task")
     abandoned = name == "journal.verify_abandoned"
     if abandoned:
@@ -260,8 +264,10 @@ def test_killed_there_a_verification_goes_on(name: str, kept: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", OF_A_MILESTONE)
 def test_killed_there_a_milestone_goes_on(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endurance: bool
 ) -> None:
+    if kind not in ("verify_sample", "verified") and not endurance:
+        pytest.skip("only with --endurance: a verification is killed there as well")
     monkeypatch.setattr(Toy, "command", lambda _, *argv: [sys.executable, "-c", EARLY, *argv])
     task = Toy(tmp_path / "task")
     if kind == "verify_abandoned":
