@@ -377,3 +377,34 @@ def test_without_a_network_of_its_own_nothing_starts(tmp_path: Path) -> None:
     assert not (tmp_path / "scorer.log").exists()
     server.process.kill()
     server.process.wait()
+
+
+def test_a_step_that_falls_silent_ends_and_one_that_speaks_goes_on(
+    server: Server, box_of: Any, tmp_path: Path
+) -> None:
+    silent = job(box_of("echo hello; sleep 30"))
+    silent["steps"][0]["idle_s"] = 0.5
+    step = server.run(silent)["steps"][0]
+    assert (step["outcome"], step["detail"]) == ("idle", "printed nothing for 0.5 s")
+    assert (tmp_path / "log").read_text() == "hello\n"
+    talks = job(box_of("for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 0.5; done"))
+    talks["steps"][0]["idle_s"] = 3.0
+    assert server.run(talks)["steps"][0]["outcome"] == "ok"
+
+
+def test_a_step_that_prints_line_after_line_ends(server: Server, box_of: Any) -> None:
+    endless = job(box_of("while :; do echo call; sleep 0.01; done"))
+    endless["steps"][0]["lines"] = 20
+    step = server.run(endless)["steps"][0]
+    assert (step["outcome"], step["detail"]) == ("lines", "printed more than 20 lines")
+
+
+def test_standard_error_can_have_a_file_of_its_own(
+    server: Server, box_of: Any, tmp_path: Path
+) -> None:
+    both = "echo out; echo err >&2"
+    assert server.run(job(box_of(both, errors=tmp_path / "err")))["steps"][0]["outcome"] == "ok"
+    assert (tmp_path / "log").read_text() == "out\n"
+    assert (tmp_path / "err").read_text() == "err\n"
+    server.run(job(box_of(both)))
+    assert (tmp_path / "log").read_text() == "out\nerr\n"

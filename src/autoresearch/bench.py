@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from . import suite
@@ -30,10 +31,11 @@ from .sandbox import Box, Mount, Sandbox, sweep, toolchain
 from .scope import Scope
 from .scratch import fresh, remove
 from .text import clean
-from .types import Contract, Guard, Json, Launched, Outcome, Sample, Tally, Usage
+from .types import Contract, Guard, Json, Launched, Needs, Outcome, Sample, Tally, Usage
 
 INVALID_ANSWER = 3
 LOG_BYTES = 1 << 20
+EVENTS_BYTES = 8 << 20
 OUTPUT_BYTES = 256 << 20
 DISK_BYTES = 10 << 30
 PROCESSES = 512
@@ -144,7 +146,7 @@ class Bench:
             runs = places.run.parent
             self._tools.append(Mount(self._nothing(runs), runs, hides=True))
         self._cores = pinned_cores(contract.run.cpus)
-        self._memory_bytes = contract.run.memory_bytes or machine_memory_bytes() * 9 // 10
+        self._memory_bytes = contract.run.memory_bytes or machine_share_bytes()
         # Files in the private places are memory that no process is charged for.
         scratch_bytes = min(sandbox.scratch_bytes, self._memory_bytes // 4)
         self.sandbox = replace(sandbox, scratch_bytes=scratch_bytes)
@@ -173,7 +175,7 @@ class Bench:
         # Trusted, and data may be large: only its time is bounded.
         bounds = _step("setup", [box], SETUP_DEADLINE_S) | {"writable": []}
         with self._points(mounts):
-            result = await self._run([bounds], cores=None)
+            result = await self._run([bounds], {"cores": None})
         step = _entry(result, "setup")
         if step["outcome"] != "ok":
             raise EvaluationError(
@@ -276,9 +278,14 @@ class Bench:
         *,
         deadline_s: float,
         network: bool,
-        extra: Sequence[Mount] = (),
+        extra: Sequence[Mount],
+        needs: Needs,
     ) -> Launched:
-        """Run an agent's process with the workspace as the only place it may write."""
+        """Run an agent's process with the workspace as the only place it may write.
+
+        It may use what the machine has of memory and cores: the task's limits are for candidates.
+        """
+        errors = log.with_suffix(".err") if needs.apart else None
         private = self.places.scratch / "agent-private"
         mounts = [
             *self._tools,
@@ -288,14 +295,20 @@ class Bench:
             *self._data_mounts(candidate=True),
         ]
         box = Box(
-            argv, self.places.root, {**self._env, **env}, log, mounts, network=network, stdin=stdin
-        )
+            argv, self.places.root, {**self._env, **env}, log, mounts, network=network,
+            stdin=stdin, errors=errors,
+        )  # fmt: skip
+        step = _step("agent", [box], deadline_s) | {"idle_s": needs.idle_s, "lines": needs.lines}
+        bounds: dict[str, Json] = {"cores": None, "memory_bytes": machine_share_bytes()}
+        if needs.apart:
+            bounds["log_bytes"] = EVENTS_BYTES
         with self._points(mounts):
-            entry = _entry(await self._run([_step("agent", [box], deadline_s)]), "agent")
+            entry = _entry(await self._run([step], bounds), "agent")
         remove(private)
         return Launched(
-            entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"])
-        )
+            entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"]),
+            errors,
+        )  # fmt: skip
 
     def clear(self) -> None:
         """Remove the trees that processes worked in, and what a killed runner left there."""
@@ -614,8 +627,13 @@ class Bench:
     # Through the executor
 
     async def _run(
-        self, steps: list[dict[str, Any]], *, result: Path | None = None, cores: Any = ...
+        self,
+        steps: list[dict[str, Any]],
+        bounds: Mapping[str, Json] = MappingProxyType({}),
+        *,
+        result: Path | None = None,
     ) -> dict[str, Any]:
+        """Run a job; ``bounds`` are those that differ from a candidate's."""
         job: dict[str, Json] = {
             "nonce": secrets.token_hex(8),
             "result": str(result) if result else None,
@@ -623,12 +641,13 @@ class Bench:
                 {**step, "processes": [self.sandbox.process(box) for box in step["processes"]]}
                 for step in steps
             ],
-            "cores": list(self._cores) if cores is ... else cores,
+            "cores": list(self._cores),
             "memory_bytes": self._memory_bytes,
             "processes": PROCESSES,
             "log_bytes": LOG_BYTES,
             "output_bytes": OUTPUT_BYTES,
             "disk_bytes": DISK_BYTES,
+            **bounds,
         }
         answer = await self.executor.run(job)
         if answer["nonce"] != job["nonce"]:
@@ -751,6 +770,11 @@ def pinned_cores(count: int) -> tuple[int, ...]:
 
 def machine_memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def machine_share_bytes() -> int:
+    """What a job may use of the machine's memory where nothing less is asked for."""
+    return machine_memory_bytes() * 9 // 10
 
 
 def read_text(log: Path) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from .types import (
     Inside,
     Kind,
     Launched,
+    Needs,
     Past,
     Plan,
     Proposal,
@@ -43,6 +44,7 @@ HISTORY = 300
 INSIDE_TASK = Path("/task")
 FAILED = (Status.CRASH, Status.TIMEOUT)
 TEXT_LENGTH = 40_000
+NOTHING_MORE = Needs()
 
 
 class Desk:
@@ -76,7 +78,10 @@ class Desk:
         known = self._known(answer, inside, reads=memory is not None)
         said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
         editable = self.workspace.editable_files(record.parent)
-        return await self._put(said, record.number, directory, folder, plan, editable, memory)
+        allowed = self.contract.task.editable
+        return await self._put(
+            said, record.number, directory, folder, plan, editable, allowed, memory
+        )
 
     async def condense(self) -> tuple[Proposal, str]:
         """Let the agent rewrite the run's lessons; they are the file's new text.
@@ -99,7 +104,9 @@ class Desk:
         assert self.view.incumbent is not None
         plan = Plan(self.view.incumbent.commit, Kind.IMPROVE)
         number, editable = self.view.next_number, (f"{prefix}{condense.FILE}",)
-        proposal = await self._put(said, number, directory, folder, plan, editable, memory)
+        proposal = await self._put(
+            said, number, directory, folder, plan, editable, (condense.FILE,), memory
+        )
         text = condense.take(file)
         if text:
             condense.write(run, text)
@@ -108,7 +115,7 @@ class Desk:
 
     async def _put(
         self, said: str, number: int, directory: Path, folder: Path, plan: Plan,
-        editable: tuple[str, ...], memory: Path | None,
+        editable: tuple[str, ...], allowed: tuple[str, ...], memory: Path | None,
     ) -> Proposal:  # fmt: skip
         """Put a text to the agent, which may edit ``folder``."""
         choice = self.contract.agents[0]
@@ -116,8 +123,10 @@ class Desk:
         brief.write_text(said, encoding="utf-8")
         (directory / "proposal.json").unlink(missing_ok=True)
 
-        async def launch(argv: Any, env: Any, stdin: Path | None) -> Launched:
-            return await self.seat.launch(directory, folder, argv, env, stdin)
+        async def launch(
+            argv: Any, env: Any, stdin: Path | None, needs: Needs = NOTHING_MORE, /
+        ) -> Launched:
+            return await self.seat.launch(directory, folder, argv, env, stdin, needs)
 
         async def run(argv: Sequence[str], deadline_s: float) -> Launched:
             return await self.seat.run(folder, argv, deadline_s)
@@ -138,6 +147,8 @@ class Desk:
             launch=launch,
             run=run,
             inside=self.seat.inside(directory, folder),
+            level=self.bench.sandbox.level,
+            allowed=allowed,
             choice=choice,
             tokens_left=self._left("tokens"),
             cost_left_usd=self._left("cost_usd"),
@@ -228,15 +239,20 @@ class Seat:
 
     def _mounts(self, directory: Path) -> list[Mount]:
         """What an agent's process is shown beside the workspace."""
-        answer = self.bench.places.scratch / "answer"
+        scratch = self.bench.places.scratch
         return [
             Mount(directory / "briefing.md", INSIDE_TASK / "briefing.md"),
-            Mount(answer, INSIDE_TASK / "answer", writable=True),
-            *([Mount(self.memory, self._memory)] if self.memory and self.memory.is_dir() else []),
+            Mount(scratch / "answer", INSIDE_TASK / "answer", writable=True),
+            Mount(scratch / "home", INSIDE_TASK / "home", writable=True),
+            *self._memory(),
         ]
 
+    def _memory(self) -> list[Mount]:
+        memory = self.memory
+        return [Mount(memory, self._memory_place)] if memory and memory.is_dir() else []
+
     @property
-    def _memory(self) -> Path:
+    def _memory_place(self) -> Path:
         """Where the process finds the memory."""
         return self.places.root / FOLDER
 
@@ -251,7 +267,8 @@ class Seat:
                     places.root,
                     INSIDE_TASK / "briefing.md",
                     INSIDE_TASK / "answer" / "proposal.json",
-                    self._memory,
+                    self._memory_place,
+                    INSIDE_TASK / "home",
                 )
             )
         )
@@ -260,34 +277,46 @@ class Seat:
         """Run what an agent asks for, confined as a candidate is: it is not trusted with a key."""
         log = self.bench.places.scratch / "agent-run.log"
         return await self.bench.launch(
-            folder, log, argv, {}, None, deadline_s=deadline_s, network=False
-        )
+            folder, log, argv, {}, None,
+            deadline_s=deadline_s, network=False, extra=self._memory(), needs=NOTHING_MORE,
+        )  # fmt: skip
 
     async def launch(
-        self, directory: Path, folder: Path, argv: Any, env: Any, stdin: Path | None
+        self,
+        directory: Path,
+        folder: Path,
+        argv: Any,
+        env: Any,
+        stdin: Path | None,
+        needs: Needs = NOTHING_MORE,
     ) -> Launched:
         """Start an agent's own process, confined, in the workspace."""
         choice, root = self.contract.agents[0], self.contract.root
         git.disposable_repository(folder, FOLDER)
-        answer = self.bench.places.scratch / "answer"
-        fresh(answer)
-        extra = self._mounts(directory)
+        answer = fresh(self.bench.places.scratch / "answer")
+        home = fresh(self.bench.places.scratch / "home")
+        extra = [*self._mounts(directory), *(Mount(path, path) for path in needs.readable)]
         argv = list(argv)
         program = root / argv[0]
         if "/" in argv[0] and program.is_file():
             argv[0] = str(program)
             extra.append(Mount(program, program))
         passed = {name: value for name in choice.env if (value := os.environ.get(name)) is not None}
-        launched = await self.bench.launch(
-            folder,
-            directory / "agent.log",
-            argv,
-            {**env, **passed},
-            stdin,
-            deadline_s=choice.timeout_s,
-            network=choice.network == "host",
-            extra=extra,
-        )
+        try:
+            _fill(home, needs.home)
+            launched = await self.bench.launch(
+                folder,
+                directory / "agent.log",
+                argv,
+                {**env, **passed},
+                stdin,
+                deadline_s=choice.timeout_s,
+                network=choice.network == "host",
+                extra=extra,
+                needs=needs,
+            )
+        finally:
+            remove(home)  # it may hold a copy of the person's login
         said = answer / "proposal.json"
         if said.is_file() and not said.is_symlink() and said.stat().st_size < 1 << 20:
             shutil.copyfile(said, directory / "proposal.json", follow_symlinks=False)
@@ -299,6 +328,16 @@ def _text(path: Path) -> str:
     with contextlib.suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
         return file.read(TEXT_LENGTH)
     return ""
+
+
+def _fill(home: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a fresh home; they may be secrets."""
+    home.chmod(0o700)
+    for name, content in files.items():
+        path = home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(0o600)
+        path.write_bytes(content)
 
 
 def _priced(choice: AgentChoice, tokens: int | None, cost_usd: float | None) -> float | None:

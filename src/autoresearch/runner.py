@@ -10,11 +10,14 @@ know what a metric is; it does not decide anything.
 A job:    {"nonce", "result": path, "steps": [step], "cores": [int] | null, "memory_bytes": int,
            "processes": int, "log_bytes": int, "output_bytes": int, "disk_bytes": int}
 A step:   {"name", "processes": [process], "deadline_s", "usage_file": path | null,
-           "artefacts": path | null, "writable": [path]}
+           "artefacts": path | null, "writable": [path], "idle_s": float | null,
+           "lines": int | null}
 A process: {"argv": [absolute program, ...], "cwd", "env", "log": path, "stdin": path | null,
-            "cpu_s": float | null, "loopback": bool}
+            "cpu_s": float | null, "loopback": bool, "errors": path | null}
 Processes with "loopback" start in a network of the step's own, with nothing in it but a loopback
 device; one that keeps the network it starts in then reaches the others of its step, and no more.
+"idle_s" ends a step that printed nothing for so long, "lines" one that printed more of them.
+"errors" is where a process's standard error goes, if not to its log; it does not break silence.
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
 The result: {"nonce", "node", "account", "steps": [{"name", "outcome", "detail", "exit_code",
@@ -26,7 +29,7 @@ the deadline moves by it.
 step lost from its first second on, in seconds: {"core_s": time that its cores had, "waited_s": how
 long its threads were ready and not running (null where the kernel does not say), "others_s": how
 long processes that are not ours ran on those cores, "stolen_s": what the host took from them}.
-An outcome is one of: ok failed timeout memory processes output disk cpu cancelled.
+An outcome is one of: ok failed timeout idle memory processes output lines disk cpu cancelled.
 
 Processor time is the largest of the accounts there are: what the kernel reported for every process
 reaped (we are a subreaper, so orphans and namespaces come back to us), the sum over all processes
@@ -87,8 +90,10 @@ class Log:
         self.head = open(path, "wb")  # noqa: SIM115
         self.tail = bytearray()
         self.total = 0
+        self.lines = 0
 
     def write(self, data: bytes) -> None:
+        self.lines += data.count(b"\n")
         room = max(0, self.half - self.total)
         if room:
             self.head.write(data[:room])
@@ -409,6 +414,7 @@ def start(
     process: Fields,
     job: Fields,
     out: int,
+    errors: int,
     pipes: Sequence[tuple[int, int]] = (),
     network: Sequence[int] = (),
 ) -> int:
@@ -436,7 +442,7 @@ def start(
             signal.signal(number, signal.SIG_DFL)
         os.dup2(stdin, 0)
         os.dup2(out, 1)
-        os.dup2(out, 2)
+        os.dup2(errors, 2)
         for there, here in pipes:
             if there == here:
                 os.set_inheritable(here, True)
@@ -505,32 +511,46 @@ class Step:
                 if names:
                     process["env"]["AUTORESEARCH_ASK_FD"] = str(names[0])
                     process["env"]["AUTORESEARCH_ANSWER_FD"] = str(names[1])
-                read, write = os.pipe()
-                self.logs.append(Log(process["log"], self.job["log_bytes"]))
-                self.readers[read] = self.logs[-1]
+                out = self.open_log(process["log"])
+                errors = self.open_log(process["errors"]) if process.get("errors") else out
                 entered = network if process.get("loopback") else ()
-                self.started.append(start(process, self.job, write, descriptors, entered))
-                os.close(write)
+                started = start(process, self.job, out, errors, descriptors, entered)
+                self.started.append(started)
+                for fd in {out, errors}:
+                    os.close(fd)
         finally:
             for fd in (*held, *network):
                 os.close(fd)
+
+    def open_log(self, path: str) -> int:
+        """Make a log and return the end of a pipe that leads to it."""
+        read, write = os.pipe()
+        self.logs.append(Log(path, self.job["log_bytes"]))
+        self.readers[read] = self.logs[-1]
+        return write
 
     def watch(self, leash: int | None) -> tuple[str, str]:
         """Read output and hold limits until the first process ends; (outcome, detail)."""
         deadline = self.began + self.step["deadline_s"]
         tick, next_sample, next_disk = FIRST_TICK_S, 0.0, self.began + DISK_TICK_S
+        idle_s, heard = self.step.get("idle_s"), self.began
         while True:
             now = time.monotonic()
             if now >= deadline:
                 return "timeout", f"still running after {self.step['deadline_s']:g} s"
+            if idle_s and now >= heard + idle_s:
+                return "idle", f"printed nothing for {idle_s:g} s"
             waiting = [*self.readers, *([leash] if leash is not None else [])]
             ready, _, _ = select.select(waiting, [], [], min(tick, deadline - now))
             if (waited_s := time.monotonic() - now) > STALL_S:
                 self.stalled_s += waited_s
                 deadline += waited_s
+                heard += waited_s
             if leash in ready:
                 raise CancelledError
             for fd in ready:
+                if self.readers[fd] is self.logs[0]:
+                    heard = now
                 if not copy(fd, self.readers[fd]):
                     os.close(fd)
                     del self.readers[fd]
@@ -564,6 +584,9 @@ class Step:
             return "processes", f"{count} processes, allowed are {job['processes']}"
         if any(log.total > job["output_bytes"] for log in self.logs):
             return "output", f"printed more than {job['output_bytes'] >> 20} MiB"
+        lines = self.step.get("lines")
+        if lines and any(log.lines > lines for log in self.logs):
+            return "lines", f"printed more than {lines} lines"
         for process in self.step["processes"][1:]:
             self.sample_answer()
             if process.get("cpu_s") and self.answer_cpu_s > process["cpu_s"]:

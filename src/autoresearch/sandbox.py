@@ -106,6 +106,7 @@ class Box:
     stdin: Path | None = None
     cpu_s: float | None = None
     loopback: bool = False
+    errors: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ class Sandbox:
             "cwd": str(cwd),
             "env": dict[str, Json](env),
             "log": str(box.log),
+            "errors": str(box.errors) if box.errors else None,
             "stdin": str(box.stdin) if box.stdin else None,
             "cpu_s": box.cpu_s,
             # The runner makes that network and starts bubblewrap in it, or does not start it.

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 Direction = Literal["lower", "higher"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -367,20 +367,49 @@ class Launched:
     exit_code: int | None
     log: Path
     usage: Usage
+    errors: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """The paths of an assignment as a confined process sees them."""
+    """The paths of an assignment as a confined process sees them; it starts in ``workspace``."""
 
     workspace: Path
     briefing: Path
     proposal: Path
     memory: Path
+    home: Path
 
 
-Launcher = Callable[[Sequence[str], Mapping[str, str], Path | None], Awaitable[Launched]]
-"""Run argv in the workspace, confined, with extra environment and a file as stdin."""
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What an agent's own process is given beyond the workspace, and how it is held.
+
+    ``home`` are the files of a fresh home directory by relative path, made for this process alone;
+    ``readable`` are further places of this machine. ``idle_s`` ends a process that prints nothing
+    for so long, ``lines`` one that prints more of them. ``apart`` keeps its standard error out of
+    its log.
+    """
+
+    home: Mapping[str, bytes] = field(default_factory=dict)
+    readable: tuple[Path, ...] = ()
+    idle_s: float | None = None
+    lines: int | None = None
+    apart: bool = False
+
+
+class Launcher(Protocol):
+    """Starts a confined process in the workspace."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        stdin: Path | None,
+        needs: Needs = ...,
+        /,
+    ) -> Awaitable[Launched]:
+        """Run ``argv`` to its end, with extra environment and a file as standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,7 +421,8 @@ class Assignment:
     ``memory`` is a folder to read in: results.tsv, lessons, diffs and logs of past experiments; a
     process that ``launch`` starts is shown it as ``.autoresearch`` in its workspace.
     ``turn`` counts the experiments that agents proposed before. ``launch`` runs a confined process
-    that sees the same places at the paths of ``inside``.
+    that sees the same places at the paths of ``inside``, at the confinement ``level``.
+    ``allowed`` are the contract's patterns of editable files, relative to ``inside.workspace``.
     ``run`` runs a command there for so many seconds without the agent's variables or a network.
     ``tokens_left`` and ``cost_left_usd`` are what the run's limits leave for this iteration.
     ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
@@ -413,6 +443,8 @@ class Assignment:
     launch: Launcher | None = None
     run: Callable[[Sequence[str], float], Awaitable[Launched]] | None = None
     inside: Inside | None = None
+    level: Level = Level.NONE
+    allowed: tuple[str, ...] = ()
     choice: AgentChoice = AgentChoice()
     tokens_left: float | None = None
     cost_left_usd: float | None = None
