@@ -149,6 +149,21 @@ def test_a_tower_of_folders_is_survived(hands: Hands, tmp_path: Path) -> None:
         remove(workspace)  # else nothing can
 
 
+def test_the_memory_is_read_like_a_folder_and_never_written(hands: Hands, tmp_path: Path) -> None:
+    memory = tmp_path / "memory"
+    (memory / "logs").mkdir(parents=True)
+    (memory / "logs" / "1.log").write_text("loss: 3")
+    (memory / "out").symlink_to(tmp_path)
+    mine = Hands(tmp_path / "workspace", ("train.py", ".autoresearch/logs/1.log"), None, memory)
+    assert ".autoresearch/logs/1.log (7 bytes)" in mine.list_files()
+    assert mine.read_file(".autoresearch/logs/1.log") == "loss: 3"
+    assert mine.edit_file("train.py", "LR = 0.5", "LR = 0.3") == "edited train.py"
+    assert "is protected" in mine.edit_file(".autoresearch/logs/1.log", "3", "1")
+    for path in (".autoresearch/out/secret", ".autoresearch/../../secret", ".autoresearch"):
+        assert mine.read_file(path).startswith("refused: "), path
+    assert hands.read_file(".autoresearch/logs/1.log").startswith("refused: ")
+
+
 def test_line_ends_of_windows_are_kept(hands: Hands, tmp_path: Path) -> None:
     train = tmp_path / "workspace" / "train.py"
     train.write_bytes(b"a = 1\r\nb = 2\r\n")

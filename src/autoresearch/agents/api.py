@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import warnings
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from pydantic_ai.usage import RunUsage, UsageLimits
 
 from ..errors import AgentError, AutoresearchError, UserError
 from ..text import block, clean
-from ..types import AgentFailure, Assignment, Json, Kind, Prices, Proposal
+from ..types import AgentFailure, Assignment, Json, Prices, Proposal
+from . import answer
 from .hands import Hands
 
 
@@ -67,17 +67,9 @@ LOG_BYTES = 1 << 20
 INSTRUCTIONS = """\
 You improve a program by one change at a time, alone: nobody can answer a question. Your tools list,
 read and edit the files of a workspace and run short commands in it. Paths are relative to the
-workspace. You may edit only {editable}. Read before you edit; make one small, complete change.
+workspace; its folder .autoresearch holds past experiments, to read. You may edit only {editable}.
+Read before you edit; make one small, complete change.
 """
-ASK = """
-When the change is made, end with these three lines and nothing after them:
-description: what you changed, in at most 100 characters
-hypothesis: why it should help
-expected: the effect that you expect on {metric}
-"""
-ANSWER = re.compile(
-    r"^[\s>*`_-]*(description|hypothesis|expected)[\s*`_]*:[\s*`_]*(.+)$", re.I | re.M
-)
 
 
 class ApiAgent:
@@ -130,20 +122,11 @@ class ApiAgent:
             failed = self._failure(error)
             failed.tokens, failed.cost_usd = _tokens(usage), self._cost_usd(usage, prices)
             raise failed from error
-        answers = {key.lower(): value for key, value in ANSWER.findall(said)}
-        lines = [line for line in said.splitlines() if clean(line, 1)]
-        return Proposal(
-            description=clean(answers.get("description") or (lines[-1] if lines else ""), 120),
-            hypothesis=clean(answers.get("hypothesis", ""), 1000),
-            expected=clean(answers.get("expected", ""), 200),
-            kind=Kind.IMPROVE,
-            tokens=_tokens(usage),
-            cost_usd=self._cost_usd(usage, prices),
-        )
+        return answer.proposal(said, tokens=_tokens(usage), cost_usd=self._cost_usd(usage, prices))
 
     async def _talk(self, assignment: Assignment, usage: RunUsage) -> str:
         """The whole conversation; returns the model's last words."""
-        hands = Hands(assignment.workspace, assignment.editable, assignment.run)
+        hands = Hands(assignment.workspace, assignment.editable, assignment.run, assignment.memory)
         tools = [
             Tool(each, takes_ctx=False, sequential=True)
             for each in (hands.list_files, hands.read_file, hands.edit_file, hands.run_command)
@@ -173,7 +156,7 @@ class ApiAgent:
             event_hooks={"response": [_bound]},
         ) as client:
             talk = agent.iter(
-                briefing + ASK.format(metric=assignment.metric.name),
+                briefing + answer.ASK.format(metric=assignment.metric.name),
                 model=self._model(client),
                 model_settings=settings,
                 usage_limits=limits,

@@ -9,10 +9,10 @@ from typing import Any
 
 from ..errors import AgentError, UserError
 from ..text import clean
-from ..types import Assignment, Json, Kind, Proposal
+from ..types import Assignment, Json, Proposal
+from .answer import DESCRIPTION_LENGTH, proposal
 
 PROPOSAL_BYTES = 64 << 10
-DESCRIPTION_LENGTH = 120
 PROMPT, WORKSPACE, PROPOSAL = "{prompt_file}", "{workspace}", "{proposal_file}"
 
 
@@ -69,15 +69,9 @@ class CommandAgent:
                 f"{self._argv[0]} failed ({ended.detail}): {last or 'it printed nothing'}",
                 fix=f"read {ended.log}",
             )
-        said = _read_proposal(assignment.proposal)
-        return Proposal(
-            description=clean(str(said.get("description") or last), DESCRIPTION_LENGTH),
-            hypothesis=clean(str(said.get("hypothesis") or ""), 1000),
-            expected=clean(str(said.get("expected") or ""), 200),
-            kind=Kind.IMPROVE,
-            tokens=_number(said, "tokens", int),
-            cost_usd=_number(said, "cost_usd", float),
-        )
+        said = read_proposal(assignment.proposal)
+        tokens, cost_usd = _number(said, "tokens", int), _number(said, "cost_usd", float)
+        return proposal(last, said, tokens=tokens, cost_usd=cost_usd)
 
 
 def _fill(word: str, words: Mapping[str, str]) -> str:
@@ -86,7 +80,7 @@ def _fill(word: str, words: Mapping[str, str]) -> str:
     return word
 
 
-def _read_proposal(path: Path) -> dict[str, Any]:
+def read_proposal(path: Path) -> dict[str, Any]:
     """The proposal file if the agent wrote one; a broken one is an agent failure."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size == 0:
         return {}

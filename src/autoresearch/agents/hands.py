@@ -3,7 +3,8 @@
 The model's requests and the files are hostile. A path is walked from the workspace's descriptor,
 one name after the other, so that neither ``..`` nor a link that some command left there leads out
 of it; nothing but plain files is opened; what is said back is bounded. Each answer is a text for
-the model, also where it is refused.
+the model, also where it is refused. What begins with ``.autoresearch`` is of the memory instead, as
+it is for commands, and can only be read.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from ..text import block, excerpt
 from ..types import Launched
 
+MEMORY = ".autoresearch"
 FILE_BYTES = 1 << 20
 SHOWN_LENGTH = 60_000
 LISTED = 500
@@ -38,21 +40,33 @@ class RefusedError(Exception):
 class Hands:
     """The tools of one iteration; one is used after the other, never two at once."""
 
-    def __init__(self, workspace: Path, editable: Sequence[str], run: Runner | None) -> None:
+    def __init__(
+        self,
+        workspace: Path,
+        editable: Sequence[str],
+        run: Runner | None,
+        memory: Path | None = None,
+    ) -> None:
         self._workspace = workspace
-        self._editable = frozenset(editable)
+        self._memory = memory
+        self._editable = frozenset(each for each in editable if not each.startswith(f"{MEMORY}/"))
         self._run = run
         self.edits = 0
 
     def list_files(self) -> str:
         """List the files of the workspace; those that you may edit are marked."""
         lines: list[str] = []
-        for path, size in _walk(self._workspace):
+        for path, size in self._files():
             if len(lines) == LISTED:
                 lines.append("... there are more")
                 break
             lines.append(f"{path} ({size} bytes{', editable' if path in self._editable else ''})")
         return block("\n".join(lines)) or "there are no files"
+
+    def _files(self) -> Iterator[tuple[str, int]]:
+        yield from _walk(self._workspace)
+        if self._memory is not None:
+            yield from ((f"{MEMORY}/{path}", size) for path, size in _walk(self._memory))
 
     def read_file(self, path: str, first_line: int = 1, lines: int = 1000) -> str:
         """Read a text file of the workspace.
@@ -145,9 +159,12 @@ class Hands:
         if pure.is_absolute() or ".." in pure.parts or not pure.name or "\0" in path:
             raise RefusedError(f"{_shown(path)} is not a path within the workspace")
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        folder = os.open(self._workspace, flags)
+        root, inner = self._workspace, pure.parts[:-1]
+        if self._memory is not None and inner[:1] == (MEMORY,):
+            root, inner = self._memory, inner[1:]
+        folder = os.open(root, flags)
         try:
-            for part in pure.parts[:-1]:
+            for part in inner:
                 try:
                     deeper = os.open(part, flags, dir_fd=folder)
                 except (OSError, ValueError) as error:
