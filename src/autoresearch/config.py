@@ -42,6 +42,7 @@ OF_THE_GUARD = {
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+CLIS = ("claude", "codex", "opencode", "gemini", "pi")
 SHELL = re.compile(r"&&|\|\||[|<>;`]|\$\(|\$\{?[A-Za-z_]|(?:^|\s)&(?:\s|$)")
 
 
@@ -174,6 +175,7 @@ Command = Annotated[tuple[str, ...], BeforeValidator(_command)]
 Glob = Annotated[str, BeforeValidator(_glob)]
 Pattern = Annotated[str, BeforeValidator(_pattern)]
 Number = Annotated[float, BeforeValidator(_number)]
+Address = Annotated[str, BeforeValidator(_address)]
 
 
 class Section(BaseModel):
@@ -266,10 +268,20 @@ class KeepSection(Section):
 
 class ApiSection(Section):
     model: str = Field(min_length=1)
-    base_url: Annotated[str, BeforeValidator(_address)] | None = None
+    base_url: Address | None = None
     turns: int = Field(default=40, ge=1, le=1000)
     idle: Duration = 300.0
     max_tokens: int | None = Field(default=None, ge=1)
+
+
+class CliSection(Section):
+    """The settings of a coding agent with a command line."""
+
+    model: Annotated[str, Field(min_length=1)] | None = None
+    base_url: Address | None = None
+    args: list[str] = []
+    max_turns: int = Field(default=100, ge=1, le=1000)
+    idle: Duration = 600.0
 
 
 class PricesSection(Section):
@@ -290,6 +302,11 @@ class AgentSection(Section):
     condense_every: int | None = Field(default=None, ge=1)
     prices: PricesSection | None = None
     api: ApiSection | None = None
+    claude: CliSection = CliSection()
+    codex: CliSection = CliSection()
+    opencode: CliSection = CliSection()
+    gemini: CliSection = CliSection()
+    pi: CliSection = CliSection()
 
     @model_validator(mode="after")
     def _api_has_a_model(self) -> AgentSection:
@@ -435,8 +452,8 @@ def _protected(task: TaskSection) -> tuple[str, ...]:
 # Reading
 
 
-def load(path: Path) -> Contract:
-    """Read a contract.
+def load(path: Path, *, agent: str | None = None) -> Contract:
+    """Read a contract, with another agent than it says where one is named.
 
     Raises:
         ContractError: with every problem of the file.
@@ -450,10 +467,10 @@ def load(path: Path) -> Contract:
         raise UserError(
             f"{path} cannot be read: {error}", fix="make it a UTF-8 text file"
         ) from None
-    return parse(text, path)
+    return parse(text, path, agent=agent)
 
 
-def parse(text: str, path: Path) -> Contract:
+def parse(text: str, path: Path, *, agent: str | None = None) -> Contract:
     """The contract in a text that was read from ``path``.
 
     Raises:
@@ -463,6 +480,8 @@ def parse(text: str, path: Path) -> Contract:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ContractError([Problem(path.name, "TOML", "", f"{error}; mend that line")]) from None
+    if agent is not None and isinstance(own := _first(data.get("agent", {})), dict):
+        data["agent"] = own | {"use": agent}
     try:
         if "metric" not in data and "guard" in data:
             return _until_pass(TestFile.model_validate(data), path)
@@ -538,13 +557,38 @@ def _common(file: Common) -> dict[str, Any]:
 
 def _agent(section: AgentSection) -> types.AgentChoice:
     own = (section.model_extra or {}).get(section.use, {})
-    if section.use == "api" and section.api is not None:
-        own = section.api.model_dump(exclude_none=True)
+    if section.use in ("api", *CLIS):
+        own = getattr(section, section.use).model_dump(exclude_none=True)
     prices = types.Prices(**section.prices.model_dump()) if section.prices else None
     return types.AgentChoice(
         section.use, section.timeout, tuple(section.env), section.network, section.login,
         section.briefing_tokens, section.condense_every, prices, own,
     )  # fmt: skip
+
+
+def agent(
+    use: str, env: Sequence[str] = (), login: Literal["none", "mine"] = "none"
+) -> types.AgentChoice:
+    """An agent that no contract says anything of.
+
+    Raises:
+        ContractError: it cannot do without.
+    """
+    try:
+        return _agent(AgentSection(use=use, env=list(env), login=login))
+    except ValidationError as error:
+        raise ContractError([_problem(NAME, {}, each) for each in error.errors()]) from None
+
+
+def defaults(use: str) -> dict[str, Json]:
+    """What an agent's own table says where it says nothing."""
+    section = SECTIONS.get(f"agent.{use}")
+    named = section.model_fields.items() if section else ()
+    return {name: each.default for name, each in named if not each.is_required()}
+
+
+def _first(section: object) -> object:
+    return section[0] if isinstance(section, list) and section else section
 
 
 # Saying what is wrong
@@ -603,6 +647,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "guard": GuardSection, "keep": KeepSection, "agent": AgentSection,
     "agent.api": ApiSection, "agent.prices": PricesSection, "search": SearchSection,
     "search.space": RangeSection, "limits": LimitsSection, "parallel": ParallelSection,
+    **{f"agent.{name}": CliSection for name in CLIS},
 }  # fmt: skip
 
 

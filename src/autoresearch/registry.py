@@ -16,6 +16,11 @@ AGENTS = {
     "command": "autoresearch.agents.command:CommandAgent",
     "replay": "autoresearch.agents.replay:ReplayAgent",
     "api": "autoresearch.agents.api:ApiAgent",
+    "claude": "autoresearch.agents.cli:claude",
+    "codex": "autoresearch.agents.cli:codex",
+    "opencode": "autoresearch.agents.cli:opencode",
+    "gemini": "autoresearch.agents.cli:gemini",
+    "pi": "autoresearch.agents.cli:pi",
 }
 # An idea in words waits for another one.
 WORDLESS = ("search", "replay")

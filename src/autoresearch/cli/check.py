@@ -15,7 +15,7 @@ import click
 from .. import config, git, registry, sandbox
 from ..bench import Bench, Places
 from ..config import ContractError
-from ..errors import AutoresearchError
+from ..errors import AutoresearchError, UserError
 from ..executors.local import LocalExecutor
 from ..git import REGULAR, Store
 from ..run import CHECK, FOLDER
@@ -50,14 +50,22 @@ class Finding:
 @click.option("--dir", "folder", type=click.Path(path_type=Path, exists=True), default=Path())
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--unconfined", is_flag=True, help="Run the task's code with your own rights.")
-def check(folder: Path, as_json: bool, unconfined: bool) -> None:
+@click.option("--agent", help="Only find out whether this agent is ready to work.")
+@click.option("--no-ask", is_flag=True, help="With --agent: do not ask its model anything.")
+def check(folder: Path, as_json: bool, unconfined: bool, agent: str | None, no_ask: bool) -> None:
     """Prove that the task can be measured here.
 
     Validates the contract, proves how strongly this machine confines, runs setup, the baseline
     and its guards, and audits the metric: is it repeatable, does an emptied file score worse, how
     small a gain can be told from noise, how many experiments fit into a night. Takes three
     samples; writes nothing but .autoresearch/check.
+
+    With --agent: is it installed, has it a key or a login, can it edit a file? A coding agent is
+    asked to add a line to a file in a folder of its own, which costs a few tokens.
     """
+    if agent is not None:
+        _check_agent(agent, folder, as_json=as_json, unconfined=unconfined, ask=not no_ask)
+        return
     path = task.contract_path(folder)
     found = sandbox.probe()
     try:
@@ -85,6 +93,23 @@ def check(folder: Path, as_json: bool, unconfined: bool) -> None:
     else:
         show(contract, finding)
     if finding.problems:
+        raise SystemExit(2)
+
+
+def _check_agent(name: str, folder: Path, *, as_json: bool, unconfined: bool, ask: bool) -> None:
+    """Whether an agent can work, for the task here if there is one."""
+    from .agent import examine  # noqa: PLC0415
+
+    try:
+        path = task.contract_path(folder)
+    except UserError:
+        choice, root = config.agent(name), folder
+    else:
+        choice, root = config.load(path, agent=name).agents[0], path.parent
+    box = sandbox.require(sandbox.probe(), unconfined=unconfined)
+    findings = examine(choice, root, box, ask=ask)
+    click.echo(json.dumps(findings.json()) if as_json else "\n".join(findings.lines()))
+    if findings.problem:
         raise SystemExit(2)
 
 

@@ -209,11 +209,15 @@ class Goal:
             async def launch(*job: Any) -> Launched:
                 return await seat.launch(directory, folder, *job)
 
+            async def run(argv: Sequence[str], deadline_s: float) -> Launched:
+                return await seat.run(folder, argv, deadline_s)
+
             assignment = Assignment(
                 number=0, workspace=folder, editable=workspace.editable_files(head),
                 plan=Plan(head, Kind.EXPLORE, self.sentence), seed=0, metric=contract.metric,
                 space={}, history=(), briefing=brief, directory=directory, launch=launch,
-                inside=seat.inside(directory, folder),
+                run=run, inside=seat.inside(directory, folder), level=self.box.level,
+                allowed=contract.task.editable, choice=choice,
             )  # fmt: skip
             try:
                 async with asyncio.timeout(choice.timeout_s + 60):
@@ -346,7 +350,7 @@ def choose(words: str, root: Path, env: Sequence[str], *, login: bool) -> AgentC
     except ValueError as error:
         raise UserError(f"--agent {words}: {error}", fix="quote it as in a shell") from None
     if words in registry.AGENTS or (len(argv) <= 1 and not (root / words).is_file()):
-        return AgentChoice(words, env=tuple(env), login="mine" if login else "none")
+        return config.agent(words, env, "mine" if login else "none")
     if not (root / argv[0]).is_file() and shutil.which(argv[0]) is None:
         raise UserError(f"--agent {words}: there is no program {argv[0]}", fix="name one that is")
     return AgentChoice("command", env=tuple(env), options={"argv": list(argv)})
@@ -424,7 +428,9 @@ def _finished(text: str, sentence: str, choice: AgentChoice | None) -> str:
         lines.append(f"env = {json.dumps(list(choice.env))}")
     if choice.login != "none":
         lines.append(f"login = {json.dumps(choice.login)}")
-    if choice.options:
+    usual = config.defaults(choice.use)
+    own = {key: each for key, each in choice.options.items() if each != usual.get(key)}
+    if own:
         lines += ["", f"[agent.{choice.use}]"]
-        lines += [f"{key} = {json.dumps(value)}" for key, value in choice.options.items()]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in own.items()]
     return text.rstrip() + "\n" + "\n".join(lines) + "\n"

@@ -24,7 +24,7 @@ from ..engine import End, Engine, back_off_s
 from ..errors import DiskFullError, UserError
 from ..run import CHECK, FOLDER, Run, begun, new_tag
 from ..scope import Scope
-from ..types import AgentChoice, Contract, Level
+from ..types import Contract, Level
 from . import task
 from .live import watch
 from .words import summary
@@ -128,9 +128,9 @@ def override(
         limits = replace(limits, experiments=max_experiments)
     if max_hours is not None:
         limits = replace(limits, hours=max_hours)
-    if agent is not None:
-        same = [each for each in contract.agents if each.use == agent]
-        contract = replace(contract, agents=tuple(same) or (AgentChoice(use=agent),))
+    if agent is not None and agent != contract.agents[0].use:
+        # Its own table, and the names of keys, are in the file.
+        contract = replace(contract, agents=config.load(contract.path, agent=agent).agents)
     if target is not None:
         contract = replace(contract, metric=replace(contract.metric, target=target))
     return replace(contract, limits=limits)
