@@ -60,7 +60,7 @@ CLIENTS = {
     # Read by codex in a project that the person trusts.
     "codex": Client(
         "AGENTS.md", "", ".codex/config.toml", "mcp_servers",
-        lambda argv: {**_command(argv), "tool_timeout_sec": TOOL_TIMEOUT_S},
+        lambda argv: {**_command(argv), "required": True, "tool_timeout_sec": TOOL_TIMEOUT_S},
     ),
     "opencode": Client(
         "AGENTS.md", "", "opencode.json", "mcp",
