@@ -134,7 +134,10 @@ Part = tuple[str, dict[str, Any]] | str
 
 
 def offered(body: Mapping[str, Any]) -> Tools:
-    """The tools of a request by name, each with the properties of its arguments."""
+    """The tools of a request by name, each with the properties of its arguments.
+
+    One of a namespace, as OpenAI's responses have it, is ``namespace.name``.
+    """
     found: dict[str, Mapping[str, Any]] = {}
     for tool in body.get("tools") or ():
         for entry in tool.get("functionDeclarations") or tool.get("tools") or [tool]:
@@ -144,7 +147,8 @@ def offered(body: Mapping[str, Any]) -> Tools:
                 or each.get("parametersJsonSchema") or each.get("parameters_json_schema") or {}
             )  # fmt: skip
             if name := each.get("name"):
-                found[name] = schema.get("properties") or {}
+                space = f"{tool['name']}." if entry is not tool and "name" in tool else ""
+                found[f"{space}{name}"] = schema.get("properties") or {}
     return found
 
 
@@ -254,8 +258,10 @@ def responses(said: Sequence[Part], model: str, number: int) -> tuple[dict[str, 
             output.append({"type": "message", "id": f"msg_{number}_{i}", "role": "assistant",
                            "status": "completed", "content": [text]})  # fmt: skip
         else:
+            space, _, name = part[0].rpartition(".")
             output.append({"type": "function_call", "id": f"fc_{number}_{i}",
-                           "call_id": f"call_{number}_{i}", "name": part[0],
+                           "call_id": f"call_{number}_{i}", "name": name,
+                           **({"namespace": space} if space else {}),
                            "arguments": json.dumps(part[1]), "status": "completed"})  # fmt: skip
     usage = {"input_tokens": INPUT_TOKENS, "input_tokens_details": {"cached_tokens": 0},
              "output_tokens": OUTPUT_TOKENS, "output_tokens_details": {"reasoning_tokens": 0},

@@ -12,6 +12,7 @@ import pytest
 from tests.agents.mock_model import (
     INPUT_TOKENS,
     KEY,
+    Call,
     Drop,
     Edit,
     MockModel,
@@ -80,6 +81,14 @@ def test_an_edit_without_an_editor_goes_through_the_shell() -> None:
     assert call["name"] == "exec_command"
     assert json.loads(call["arguments"])["cmd"].endswith("train.py a b")
     assert json.loads(json.loads(second)["output"][0]["arguments"]) == {"cmd": "echo hi"}
+
+
+def test_a_tool_of_a_namespace_is_called_in_it() -> None:
+    space = {"type": "namespace", "name": "engine", "tools": offer("/v1/responses", SHELL)}
+    with MockModel([Call("engine.exec_command", {"cmd": "true"})]) as model:
+        said = json.loads(ask(model, "/v1/responses", {"tools": [space]})[2])["output"][0]
+    assert model.requests[0].tools == ("engine.exec_command",)
+    assert (said["namespace"], said["name"]) == ("engine", "exec_command")
 
 
 def test_faults() -> None:
