@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from autoresearch.curves import curves, words
+from autoresearch.bench import read_metric
+from autoresearch.curves import curves, track, words
 
 FALLING = [3.0 * math.exp(-i / 20) + 0.5 for i in range(50)]
 KARPATHY = "".join(
@@ -86,3 +87,41 @@ def test_hostile_logs_stay_bounded() -> None:
     ):
         for each in curves(log, "loss", "lower"):
             assert len(words(each)) < 300
+
+
+ALONG_THE_WAY = """\
+METRIC val_bpb=1.5 step=100
+progress: 0.4 val_bpb: 1.4
+  progress: 0.5 train_loss: 2.0 val_bpb: 1.3
+METRIC val_bpb=1.2 step=200
+"""
+
+
+def test_a_value_along_the_way_is_never_the_final_one() -> None:
+    patterns = (None, r"val_bpb[:=]\s*(\S+)", r"(\d\.\d)", r"val_bpb=(\S+) step=\d+$")
+    for pattern in patterns:
+        with pytest.raises(ValueError, match="no val_bpb was printed"):
+            read_metric(ALONG_THE_WAY, "val_bpb", pattern)
+        with pytest.raises(ValueError, match="no val_bpb was printed"):
+            read_metric(ALONG_THE_WAY.replace("\n", "\r"), "val_bpb", pattern)
+    for said in ("METRIC val_bpb=1.1\n", "val_bpb: 1.1\n", '{"val_bpb": 1.1}\n'):
+        text = f"{ALONG_THE_WAY}{said}progress: 1.0 val_bpb: 0.1\n"
+        if not said.startswith("{"):
+            text += "METRIC val_bpb=0.1 step=300\n"
+        assert read_metric(text, "val_bpb", None) == 1.1
+    assert read_metric(f"{ALONG_THE_WAY}val_bpb: 1.1\n", "val_bpb", r"val_bpb[:=]\s*(\S+)") == 1.1
+
+
+def test_only_the_two_forms_tell_of_a_value_along_the_way() -> None:
+    for form in ("METRIC", "progress"):
+        found = track(f"val_bpb: 9\n{FORMS[form]}val_bpb: 0.7\nMETRIC val_bpb=0.7\n", "val_bpb")
+        assert found.steps is (form == "METRIC")
+        assert found.values == pytest.approx(FALLING, abs=1e-4)
+    for form in FORMS.keys() - {"METRIC", "progress"}:
+        assert not track(FORMS[form], "val_bpb").at
+    assert not track(FORMS["METRIC"], "val").at
+
+
+def test_a_curve_only_goes_on() -> None:
+    log = "progress: 0.5 x: 1\nprogress: 0.2 x: 0\nMETRIC x=7 step=9\nprogress: 1.5 x: 2\n"
+    assert track(f"{log}progress: 0.6 x: 3\nprogress: -1 x: 3\n", "x").at == [0.5, 0.6]

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 from . import suite
 from .contention import contention_of
+from .curves import final
 from .errors import EvaluationError
 from .failpoint import failpoint
 from .git import EXECUTABLE, REGULAR, Store
@@ -795,9 +796,12 @@ def last_line(log: Path, length: int = 200) -> str:
 def read_metric(text: str, name: str, pattern: str | None) -> float:
     """The metric in a log: ``pattern``, ``METRIC name=value``, ``name: value``, or last-line JSON.
 
+    Values along the way (``step=``, ``progress:``) are never taken for it, whatever the pattern.
+
     Raises:
         ValueError: it is not there, or is not one finite number.
     """
+    text = final(text)
     if pattern is not None:
         found = re.findall(pattern, text, re.MULTILINE)
     else:

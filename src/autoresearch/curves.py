@@ -24,6 +24,12 @@ PLACE = re.compile(
     rf"[\"']?\s*[:=#]?\s*\[?({NUMBER})",
     re.I,
 )
+# The contract's two forms of a value along the way, whatever else such a line holds.
+ALONG = re.compile(
+    r"(?:\A|(?<=[\r\n]))[ \t]*"
+    r"(?:METRIC[ \t][^\r\n]*[ \t]step=\S*|progress:[^\r\n]*)[ \t]*(?=[\r\n]|\Z)",
+    re.I,
+)
 PAIR = re.compile(rf"([A-Za-z_][\w./-]{{0,39}})[\"']?\s*[:=]?\s*({NUMBER})(?![\w.])", re.I)
 # Of the many things that a run prints along its way, those that say how well it does.
 TELLING = re.compile(r"loss|bpb|perplexity|ppl|err|acc|reward|score|nll|metric", re.I)
@@ -38,6 +44,7 @@ CURVES_SHOWN = 2
 LAST_PART = 3
 LITTLE = 0.01
 FEWEST = 4
+POINTS_KEPT = 200  # even
 
 
 @dataclass(slots=True)
@@ -106,6 +113,64 @@ def _points(line: str) -> list[tuple[str, float, float]]:
         return []
     rest = f"{line[: place.start()]} {line[place.end() :]}"
     return [(name, at, _value(value)) for name, value in PAIR.findall(rest)]
+
+
+@dataclass(slots=True)
+class Track:
+    """One name's values along a run in the contract's two forms, as far as it was printed.
+
+    ``at`` is the share of the run that is over where ``steps`` is false, else what the run counts
+    in; it only grows, up to ``end``. Values may be infinite or no number; where there are many,
+    each is the mean of ``each`` that follow one another.
+    """
+
+    steps: bool = False
+    at: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    end: float = -1.0
+    each: int = 1
+    waiting: list[float] = field(default_factory=list)
+
+    def add(self, line: str, name: str) -> bool:
+        """Take one more line of a log into account; whether ``at`` and ``values`` grew."""
+        line = line[:LINE_LENGTH].strip()
+        if not ALONG.match(line):
+            return False
+        steps, before = line[0] in "Mm", self.at[-1:]
+        for _, at, value in (found for found in _points(line) if found[0] == name):
+            fits = self.end < 0 or steps == self.steps
+            if fits and at >= 0 and at > self.end and (steps or at <= 1):
+                self.steps, self.end = steps, at
+                self._put(value)
+        return self.at[-1:] != before
+
+    def _put(self, value: float) -> None:
+        self.waiting.append(value)
+        if len(self.waiting) < self.each:
+            return
+        self.at.append(self.end)
+        self.values.append(math.fsum(self.waiting) / self.each if self._finite() else math.nan)
+        self.waiting.clear()
+        if len(self.at) >= POINTS_KEPT:
+            pairs = zip(self.values[::2], self.values[1::2], strict=True)
+            self.at, self.values = self.at[1::2], [(a + b) / 2 for a, b in pairs]
+            self.each *= 2
+
+    def _finite(self) -> bool:
+        return all(map(math.isfinite, self.waiting))
+
+
+def track(log: str, name: str) -> Track:
+    """The intermediate values of a whole log."""
+    found = Track()
+    for line in re.split(r"[\r\n]+", log, maxsplit=LINES_READ)[:LINES_READ]:
+        found.add(line, name)
+    return found
+
+
+def final(log: str) -> str:
+    """A log without its intermediate values: none of them may be taken for the final one."""
+    return ALONG.sub("", log)
 
 
 def _value(text: str) -> float:
