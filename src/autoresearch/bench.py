@@ -7,6 +7,7 @@ No file of the person's checkout is ever shown to either.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -15,7 +16,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,12 +28,24 @@ from .curves import final
 from .errors import EvaluationError
 from .failpoint import failpoint
 from .git import EXECUTABLE, REGULAR, Store
+from .hopeless import Hopeless
 from .ports import Executor
 from .sandbox import Box, Mount, Sandbox, sweep, toolchain
 from .scope import Scope
 from .scratch import fresh, remove
 from .text import clean
-from .types import Contract, Guard, Json, Launched, Needs, Outcome, Sample, Tally, Usage
+from .types import (
+    Contention,
+    Contract,
+    Guard,
+    Json,
+    Launched,
+    Needs,
+    Outcome,
+    Sample,
+    Tally,
+    Usage,
+)
 
 INVALID_ANSWER = 3
 LOG_BYTES = 1 << 20
@@ -54,6 +67,8 @@ INSIDE_OUT = Path("/out")
 INSIDE_USAGE = Path("/usage.json")
 TMP = Path("/tmp")
 Env: TypeAlias = Mapping[str, str | Path]
+Watching: TypeAlias = Callable[[Path], Awaitable[Hopeless]]
+"""Follows the run.log of a command until it cannot win any more; else it never returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +213,12 @@ class Bench:
         *,
         folder: Path | None = None,
         known: Tally | None = None,
+        watching: Watching | None = None,
     ) -> Sample:
         """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``.
 
-        ``known`` is what the baseline ran of its tests, where failing tests are counted.
+        ``known`` is what the baseline ran of its tests, where failing tests are counted. The sample
+        is ended early as soon as ``watching`` says that it cannot win.
         """
         contract, metric = self.contract, self.contract.metric
         folder = fresh(folder or self.places.sample(number, k))
@@ -224,8 +241,11 @@ class Bench:
                 boxes.append(self._answer_box(metric.answer, env, folder, commit, scratch, out))
             steps.append(_step("evaluate", boxes, metric.timeout_s))
         usage_file.touch()
-        result = await self._run(steps, result=folder / "result.json")
-        sample = self._sample(commit, number, seed, folder, result, known)
+        result, hopeless = await self._run_watched(steps, folder, watching)
+        if hopeless is None:
+            sample = self._sample(commit, number, seed, folder, result, known)
+        else:
+            sample = self._ended_early(commit, seed, result, hopeless)
         if sample.tally is not None and (changed := self._changed_test(commit, tree)):
             reason = f"{changed} was changed while the test ran"
             sample = replace(sample, outcome=Outcome.CRASH, value=None, reason=reason)
@@ -376,6 +396,20 @@ class Bench:
         if number == 0:
             raise EvaluationError(broken, fix=f"read {log}; the baseline must be measurable")
         return ended(Outcome.CRASH, broken, told=f"its evaluation failed: {evaluate['detail']}")
+
+    def _ended_early(
+        self, commit: str, seed: int, result: dict[str, Any], hopeless: Hopeless
+    ) -> Sample:
+        """A sample without a value: what a run says along its way is never taken for one."""
+        # An executor may have nothing more to say of a job that it was told to end.
+        usage = Usage(**_entry(result, "command")["usage"]) if result else Usage()
+        lost = contention_of(result) if result else Contention()
+        reason = hopeless.said(usage.wall_s or hopeless.usual_s)
+        return Sample(
+            commit, seed, Outcome.HOPELESS, None, reason, usage,
+            usage.peak_rss_bytes / 2**30, self.sandbox.level, result.get("node", ""), 0.0, lost,
+            told=reason, foretold=hopeless.foretold,
+        )  # fmt: skip
 
     def _read(self, log: Path, ended: Any) -> Sample:
         name = self.contract.metric.name
@@ -626,6 +660,32 @@ class Bench:
         return found
 
     # Through the executor
+
+    async def _run_watched(
+        self, steps: list[dict[str, Any]], folder: Path, watching: Watching | None
+    ) -> tuple[dict[str, Any], Hopeless | None]:
+        """Run a sample's steps to their end, or until it is clear that it cannot win."""
+        file = folder / "result.json"
+        if watching is None:
+            return await self._run(steps, result=file), None
+        job = asyncio.ensure_future(self._run(steps, result=file))
+        eye = asyncio.ensure_future(watching(folder / "run.log"))
+        try:
+            await asyncio.wait({job, eye}, return_when=asyncio.FIRST_COMPLETED)
+            if job.done():
+                return job.result(), None
+            hopeless = eye.result()
+            job.cancel()
+            await asyncio.wait({job})
+            if not job.cancelled():
+                return job.result(), None  # it came to its end in that very moment
+            known = json.loads(file.read_text()) if file.exists() else None
+            cut = known is None or any(each["outcome"] == "cancelled" for each in known["steps"])
+            return known or {}, hopeless if cut else None
+        finally:
+            for each in (job, eye):
+                each.cancel()
+            await asyncio.gather(job, eye, return_exceptions=True)
 
     async def _run(
         self,

@@ -32,7 +32,7 @@ from .scope import Scope
 from .types import Contract, Json
 
 NAME = "autoresearch.toml"
-MAY_CHANGE = ("limits", "agents", "parallel", "space", "task.instructions")
+MAY_CHANGE = ("limits", "agents", "parallel", "space", "task.instructions", "run.early_end")
 # Where a contract has no metric, what is run comes from the guard.
 OF_THE_GUARD = {
     "run.command": "guard.command", "run.budget_s": "guard.timeout", "suite": "guard",
@@ -221,6 +221,7 @@ class RunSection(MachineSection):
     budget: Duration = 300.0
     clock: Literal["wall", "cpu"] = "wall"
     timeout: Duration | None = None
+    early_end: bool = True
 
     @model_validator(mode="after")
     def _timeout_covers_budget(self) -> RunSection:
@@ -499,7 +500,7 @@ def _contract(file: File, path: Path) -> Contract:
         task=_task(task, f"{metric.direction} {metric.name}", path, tuple(task.protected or ())),
         run=types.Run(
             run.command, run.setup, run.budget, run.clock, run.timeout or factor * run.budget,
-            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable),
+            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable), run.early_end,
         ),
         metric=types.Metric(
             metric.name, metric.direction, metric.evaluate, metric.answer, metric.answer_cpu,
@@ -519,7 +520,7 @@ def _until_pass(file: TestFile, path: Path) -> Contract:
         task=_task(file.task, f"Make `{said}` pass", path, _protected(file.task)),
         run=types.Run(
             guard.command, run.setup, guard.timeout, "wall", guard.timeout,
-            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable),
+            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable), early_end=False,
         ),
         metric=types.Metric(suite.NAME, target=0.0),
         suite=types.Suite(suite.runner(guard.command), guard.expect, guard.expect_failing),

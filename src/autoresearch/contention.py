@@ -60,7 +60,7 @@ def why_void(sample: Sample, run: Run, shares: Sequence[float]) -> str:
     """Why a sample says nothing about its candidate, given the shares before it; "" if it does."""
     share, before = sample.contention.share, usual(shares)
     match sample.outcome:
-        case Outcome.OK:
+        case Outcome.OK | Outcome.HOPELESS:
             most = limit(run.clock, shares)
         case Outcome.TIMEOUT if _was_held_up(sample, run):
             most = limit("wall", shares)
@@ -77,7 +77,8 @@ def unless_void(sample: Sample, run: Run, shares: Sequence[float], *, exact: boo
 
     Values of ``exact`` tasks and numbers of failing tests do not depend on the machine.
     """
-    if (exact or sample.tally is not None) and sample.outcome is Outcome.OK:
+    ran = sample.outcome in (Outcome.OK, Outcome.HOPELESS)
+    if ran and (exact or sample.tally is not None):
         return sample
     if not (reason := why_void(sample, run, shares)):
         return sample

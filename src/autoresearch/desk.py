@@ -212,9 +212,12 @@ class Desk:
     def _past(self, experiment: Experiment) -> Past:
         decision = experiment.decision
         assert decision is not None
+        # Of a run that was ended early only what its curve foretold is known.
+        foretold = (each.foretold for each in experiment.own if each.foretold is not None)
+        value = next(foretold, None) if decision.value is None else decision.value
         return Past(
             experiment.number, experiment.commit, experiment.parent, experiment.kind,
-            decision.status, decision.value, experiment.description,
+            decision.status, value, experiment.description,
             lambda: self._read_sources(experiment.commit or experiment.parent),
         )  # fmt: skip
 

@@ -45,6 +45,7 @@ from .types import (
     Sample,
     Status,
 )
+from .watch import Watch
 from .workspace import Captured, Workspace
 
 VOIDS = 2
@@ -60,7 +61,11 @@ UNREPORTED = {
     "cost_usd": "name the prices of its model in [agent.prices], let the agent write"
     ' "cost_usd" into its proposal file, or take the limit out',
 }
-OUTCOMES = {Outcome.CRASH: Status.CRASH, Outcome.TIMEOUT: Status.TIMEOUT}
+OUTCOMES = {
+    Outcome.CRASH: Status.CRASH,
+    Outcome.TIMEOUT: Status.TIMEOUT,
+    Outcome.HOPELESS: Status.DISCARD,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,7 @@ class Engine:
             simplicity=contract.keep.simplicity,
             until_pass=contract.suite is not None,
         )
+        self.watch = Watch(self.view, run.places, contract)
         self._failures = 0
         self._stopping = asyncio.Event()
         self._watching: asyncio.Future[None] | None = None
@@ -470,7 +476,10 @@ class Engine:
         seed = self._next_seed(record)
         self.run.record_attempt(number, k, role, seed, commit)
         try:
-            measured = await self.bench.measure(commit, number, k, seed, known=self.view.known)
+            watching = self.watch.over(role, seed)
+            measured = await self.bench.measure(
+                commit, number, k, seed, known=self.view.known, watching=watching
+            )
             sample = self._unless_void(measured)
         except ExecutorError as error:
             self.bench.clear()

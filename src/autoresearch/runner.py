@@ -97,6 +97,7 @@ class Log:
         room = max(0, self.half - self.total)
         if room:
             self.head.write(data[:room])
+            self.head.flush()  # whoever started the job may read along
         self.total += len(data)
         self.tail += data[room:]
         if len(self.tail) > 2 * self.half:

@@ -44,12 +44,16 @@ class Level(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How one sample ended: only ``ok`` has a value, ``void`` says nothing about the candidate."""
+    """How one sample ended: only ``ok`` has a value, ``void`` says nothing about the candidate.
+
+    ``hopeless`` was ended early, as its curve could not win any more.
+    """
 
     OK = "ok"
     CRASH = "crash"
     TIMEOUT = "timeout"
     VOID = "void"
+    HOPELESS = "hopeless"
 
 
 class AgentFailure(StrEnum):
@@ -90,6 +94,7 @@ class Run:
     gpus: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     readable: tuple[str, ...] = ()
+    early_end: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +283,8 @@ class Sample:
 
     ``usage`` is that of the command step, ``answer_cpu_s`` the processor time of the answer.
     ``told`` is the reason as agents may read it: it quotes nothing that an evaluation printed,
-    which sees what is hidden.
+    which sees what is hidden. ``foretold`` is what the curve of a run that was ended early let
+    expect: for choosing what to try next, never a value.
     """
 
     commit: str
@@ -294,6 +300,7 @@ class Sample:
     contention: Contention = Contention()
     told: str = ""
     tally: Tally | None = None
+    foretold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +353,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """One decided experiment as agents see it; ``sources`` reads its editable files on demand."""
+    """One decided experiment as agents see it; ``sources`` reads its editable files on demand.
+
+    ``value`` is what its row shows; of one that was ended early what its curve foretold.
+    """
 
     number: int
     commit: str

@@ -103,7 +103,8 @@ def why(experiment: Experiment) -> str:
     decision = experiment.decision
     assert decision is not None
     judged = decision.status in (Status.KEEP, Status.DISCARD)
-    if judged and experiment.guards_passed is not False:
+    valued = decision.value is not None
+    if judged and valued and experiment.guards_passed is not False:
         return ""
     return f": {clean(decision.reason, 120)}"
 

@@ -507,6 +507,7 @@ def sample_body(sample: Sample) -> dict[str, Json]:
         "contention": asdict(sample.contention),
         "told": sample.told,
         "tally": asdict(sample.tally) if sample.tally else None,
+        "foretold": sample.foretold,
     }
 
 
@@ -526,4 +527,5 @@ def sample_of(body: dict[str, Any]) -> Sample:
         contention=Contention(**body.get("contention", {})),
         told=body.get("told", ""),
         tally=Tally(**body["tally"]) if body.get("tally") else None,
+        foretold=body.get("foretold"),
     )
