@@ -135,19 +135,23 @@ def train() -> None:
     window = np.arange(-CONTEXT, 0)
     model = Model.create(rng)
     optimizer = Adam(model.weights)
-    steps, loss, shown = 0, 0.0, 0.0
+    # Nats per token of the training text, as bits per byte.
+    scale = len(tokens) / os.path.getsize("data/train.bin") / np.log(2)
+    steps, loss, shown, recent = 0, 0.0, 0.05, list[float]()
     while True:
         progress = steps / STEPS if STEPS else time.process_time() / BUDGET_S
+        if recent and progress >= shown:
+            # Its own guess at the score, on text it trains on: only ever compared with its like.
+            print(f"progress: {progress:.3f} val_bpb: {scale * sum(recent) / len(recent):.4f}")
+            shown, recent = progress + 0.05, []
         if progress >= 1:
             break
         at = rng.integers(CONTEXT, len(tokens), BATCH_SIZE)
         now, gradients = model.gradients(tokens[at[:, None] + window], tokens[at])
         loss = now if steps == 0 else 0.98 * loss + 0.02 * now
+        recent.append(now)
         optimizer.step(gradients, schedule(progress))
         steps += 1
-        if progress >= shown:
-            print(f"progress: {progress:.2f} train_loss: {loss:.4f}")
-            shown += 0.1
     np.savez(os.path.join(OUT, "model.npz"), **model.weights)
     print("---")
     print(f"train_loss: {loss:.4f}")
