@@ -107,9 +107,15 @@ def steps(constants: Mapping[str, Any]) -> int:
 
 def bits_per_byte(script: str, seed: int) -> float | None:
     """Train by the script and score its model as ``evaluate.py`` does; None where it crashes."""
+    return run(script, seed)[0]
+
+
+def run(script: str, seed: int) -> tuple[float | None, str]:
+    """The score of a script, None where it crashes, and what it printed."""
+    said = io.StringIO()
     constants = {axis.name: axis.start for axis in AXES} | landscapes.read(script, AXES)
     here = Path.cwd()
-    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(said):
         os.environ["AUTORESEARCH_SEED"] = str(seed)
         os.environ["AUTORESEARCH_OUT"] = out
         os.environ["TINYLM_STEPS"] = str(steps(constants))
@@ -120,9 +126,9 @@ def bits_per_byte(script: str, seed: int) -> float | None:
                 exec(compile(script, "train.py", "exec"), names)
                 names["train"]()
                 model = names["Model"](dict(np.load(Path(out, "model.npz"))))
-                return _score(model, names["VOCAB"], names["CONTEXT"])
+                return _score(model, names["VOCAB"], names["CONTEXT"]), said.getvalue()
         except Exception:
-            return None  # whatever the edited script did wrong
+            return None, said.getvalue()  # whatever the edited script did wrong
         finally:
             os.chdir(here)
 
