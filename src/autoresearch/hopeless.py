@@ -21,8 +21,9 @@ from .types import Direction
 FIRST, LAST = 0.5, 0.9  # the part of a run in which it may be ended
 WINDOW = 0.1  # of a run: what is averaged, as single values are noisy
 BACK = 0.2  # of a run: over this the pace is measured at which it catches up
-NOISES = 2.0  # how far beyond what kept steps were behind, in noise widths of equal code
+NOISES = 4.0  # how far beyond what kept steps were behind, in noise widths of equal code
 EXPERIMENTS, STEPS = 5, 1  # nothing is ended before so many were decided, and so many kept
+ODD = 2.0  # how far from those of other kept code a curve's last part may be, in spreads
 REMEMBERED = 8  # kept steps that are looked at, the latest
 SPARED = 8  # one screen in so many is never ended
 REPEATS = 3  # runs of equal code beyond the first that must be known, to know the noise
@@ -113,9 +114,9 @@ def judge(track: Track, field: Field) -> Hopeless | None:
     steps = [each for _, each in known]
     most = max([0.0, *(new.will_be_behind(old, share) for old, new in pairwise(steps))])
     incumbent = _believed(known, noise)
-    if here.will_be_behind(incumbent, share) <= most + NOISES * noise:
+    behind = here.will_be_behind(incumbent, share)
+    if behind <= most + NOISES * noise:
         return None
-    behind = here.now - incumbent.now
     foretold = sign * (ends[-1] + behind) if math.isfinite(behind) else None
     usual_s = statistics.median(each.wall_s for each in kept[-1])
     return Hopeless(share, sign * here.now, sign * incumbent.now, foretold, usual_s)
@@ -199,7 +200,7 @@ def _believed(known: Sequence[tuple[float, _Here]], noise: float) -> _Here:
     falls = [each.now - end for end, each in known]
     usual = statistics.median(falls)
     spread = 1.4826 * statistics.median(abs(fall - usual) for fall in falls)
-    if falls[-1] >= usual - NOISES * max(spread, noise):
+    if falls[-1] >= usual - ODD * max(spread, noise):
         return known[-1][1]
     there = known[-1][0] + max(falls)
     return _Here(there, there)

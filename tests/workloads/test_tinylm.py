@@ -102,6 +102,7 @@ class Scorer:
         self.merges = prepare.learn_merges(text, VOCAB - 256)
         self.text = code_like(2, 150)
         self.tokens = prepare.encode(self.text, self.merges)
+        (data / "train.bin").write_bytes(text)
         (data / "val.bin").write_bytes(self.text)
         (data / "test.bin").write_bytes(code_like(3, 150))
         (data / "merges.json").write_text(json.dumps(self.merges))
