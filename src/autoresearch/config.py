@@ -221,7 +221,7 @@ class RunSection(MachineSection):
     budget: Duration = 300.0
     clock: Literal["wall", "cpu"] = "wall"
     timeout: Duration | None = None
-    early_end: bool = True
+    early_end: bool = False
 
     @model_validator(mode="after")
     def _timeout_covers_budget(self) -> RunSection:
@@ -520,7 +520,7 @@ def _until_pass(file: TestFile, path: Path) -> Contract:
         task=_task(file.task, f"Make `{said}` pass", path, _protected(file.task)),
         run=types.Run(
             guard.command, run.setup, guard.timeout, "wall", guard.timeout,
-            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable), early_end=False,
+            run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable),
         ),
         metric=types.Metric(suite.NAME, target=0.0),
         suite=types.Suite(suite.runner(guard.command), guard.expect, guard.expect_failing),

@@ -94,7 +94,7 @@ class Run:
     gpus: int = 0
     env: Mapping[str, str] = field(default_factory=dict)
     readable: tuple[str, ...] = ()
-    early_end: bool = True
+    early_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)

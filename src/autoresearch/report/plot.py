@@ -137,7 +137,9 @@ def _points(axes: Any, view: RunView, contract: Contract) -> None:
             name = None
     failed = [each for each in others if _value(each) is None]
     if failed:
-        kinds = dict.fromkeys(each.decision.status.value for each in failed if each.decision)
+        said = {Status.DISCARD: "ended early"}
+        made = [each.decision.status for each in failed if each.decision]
+        kinds = dict.fromkeys(said.get(status, status.value) for status in made)
         worst = 1 - EDGE / 2 if lower else EDGE / 2
         axes.scatter([each.number for each in failed], [worst] * len(failed), s=28, marker="x",
                      color=FAILED, linewidths=1.4, zorder=2, clip_on=False,
