@@ -17,7 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.bench import pinned_cores
-from autoresearch.contention import LIMITS, contention_of, limit, usual, why_void
+from autoresearch.contention import (
+    LIMITS,
+    contention_of,
+    limit,
+    unless_void,
+    usual,
+    why_void,
+)
 from autoresearch.executors.local import RUNNER
 from autoresearch.journal.view import RunView
 from autoresearch.sandbox import Box, Sandbox
@@ -50,6 +57,13 @@ def voids(run: Run, measured: list[float], before: list[float] | None = None) ->
 
 
 # The judgement
+
+
+def test_a_run_that_was_ended_early_is_void_where_rivals_held_it_up() -> None:
+    ended = sample(0.3, Outcome.HOPELESS)
+    assert unless_void(ended, WALL, [0.0] * 9, exact=False).outcome is Outcome.VOID
+    assert unless_void(ended, WALL, [0.0] * 9, exact=True) is ended
+    assert unless_void(ended, WALL, [0.3] * 9, exact=False) is ended
 
 
 def test_a_disturbed_sample_of_a_quiet_run_is_void() -> None:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from autoresearch.bench import Places
+from autoresearch.config import from_snapshot
 from autoresearch.curves import track
-from autoresearch.hopeless import spared
+from autoresearch.hopeless import SPARED, spared
 from autoresearch.journal.view import Experiment, Role, RunView
 from autoresearch.types import Outcome
+from autoresearch.watch import Watch
 from tests.conftest import Toy, counting, until
 from tests.invariants import Acknowledged, check_invariants, wait_for_no_process
 
@@ -100,6 +104,18 @@ def test_what_cannot_win_is_ended_and_recorded(known: Toy) -> None:
     assert not wait_for_no_process(known)
 
 
+def test_only_screens_are_watched_and_not_those_that_are_spared(known: Toy) -> None:
+    contract = from_snapshot(known.view().contract, known.root / "autoresearch.toml")
+    places = Places(known.run_folder, known.root, known.root)
+    watch = Watch(known.view(), places, contract)
+    assert watch.over(Role.SCREEN, 1) is not None
+    assert watch.over(Role.SCREEN, SPARED) is None
+    for role in (Role.BASELINE, Role.FRESH, Role.INCUMBENT):
+        assert watch.over(role, 1) is None
+    off = replace(contract, run=replace(contract.run, early_end=False))
+    assert Watch(known.view(), places, off).over(Role.SCREEN, 1) is None
+
+
 def test_it_can_be_turned_off_later(known: Toy) -> None:
     contract = known.root / "autoresearch.toml"
     contract.write_text(contract.read_text().replace("early_end = true\n", ""))
@@ -111,7 +127,7 @@ def test_it_can_be_turned_off_later(known: Toy) -> None:
 def test_killed_while_it_ends_one_early_a_run_goes_on(known: Toy) -> None:
     seen = Acknowledged()
     log = known.run_folder / "experiments" / "5" / "samples"
-    for moment in (0.45, 0.5, 0.5):
+    for moment, how in ((0.4, signal.SIGTERM), (0.45, signal.SIGKILL), (0.5, signal.SIGKILL)):
         seen.read(known)
         engine = known.start("run", "--tag", "t", "--max-experiments", "6")
 
@@ -124,8 +140,8 @@ def test_killed_while_it_ends_one_early_a_run_goes_on(known: Toy) -> None:
             return bool(found and found[-1] >= moment) or view.next_number > 5
 
         until(there)
-        engine.send_signal(signal.SIGKILL)
-        engine.wait()
+        engine.send_signal(how)
+        engine.wait(20)
         assert not wait_for_no_process(known)
         check_invariants(known, seen, recovered=False)
     known.call("run", "--tag", "t", "--max-experiments", "6")
