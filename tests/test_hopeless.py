@@ -104,10 +104,10 @@ def test_a_late_gain_that_was_kept_once_gives_the_next_ones_their_time(
     others = [runs(falling(end), end, rng) for end in (1.9, 1.8, 1.7)]
     assert ended_at(late(1.65, rng), field_of(*others)) is not None
     kept = [Complete(late(1.65, rng), 1.65) for _ in range(4)]
-    following = [Complete(late(1.64, rng), 1.64) for _ in range(4)]
-    assert ended_at(late(1.63, rng), field_of(*others, kept)) is None
-    assert ended_at(late(1.63, rng), field_of(*others, kept, following)) is None
-    assert ended_at(curve(falling(2.3), rng), field_of(*others, kept, following)) is not None
+    quick = runs(falling(1.64), 1.64, rng)
+    assert ended_at(late(1.6, rng), field_of(*others, quick)) is not None
+    assert ended_at(late(1.6, rng), field_of(*others, kept, quick)) is None
+    assert ended_at(curve(falling(2.3), rng), field_of(*others, kept, quick)) is not None
 
 
 def test_nothing_is_ended_before_enough_is_known(usual: Field, rng: random.Random) -> None:
