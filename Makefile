@@ -18,6 +18,7 @@ endurance: .venv/.test
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/briefing.py
 	$(BIN)/python bench/contention.py
+	$(BIN)/python bench/early_end.py
 	$(BIN)/python bench/search.py --tinylm --jobs 2
 
 # What is claimed of the search agent, on synthetic landscapes; CI runs it beside the tests.

@@ -258,9 +258,9 @@ def record(
         row = {"seed": seed, "experiment": number, "role": role, "value": short(value)}
         write(row | {"curve": points})
         complete = Complete(run, value if value is not None else math.nan)
-        if rule and role == "screen" and _ended_at(row, run, ours, known) is not None:
-            at = _ended_at(row, run, ours, known)
-            i = run.at.index(at) + 1  # type: ignore[arg-type]
+        at = _ended_at(row, run, ours, known) if rule and role == "screen" else None
+        if at is not None:
+            i = run.at.index(at) + 1
             cut = Track(False, run.at[:i], run.values[:i], run.at[i - 1])
             found = hopeless.judge(cut, known.field())
             assert found is not None
