@@ -26,9 +26,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from autoresearch.attempt import RUNNER
 from autoresearch.bench import pinned_cores
 from autoresearch.contention import LIMITS, contention_of
-from autoresearch.executors.local import RUNNER
 from autoresearch.sandbox import Box, Sandbox
 from autoresearch.types import Level
 
@@ -125,13 +125,14 @@ def rivals(condition: Condition, core: int) -> Iterator[None]:
             each.wait()
 
 
-def sample(condition: Condition, core: int, seconds: float, folder: Path) -> Point:
+def sample(condition: Condition, core: int, seconds: float, work: Path) -> Point:
     """Do the work once through the runner."""
+    folder = Path(tempfile.mkdtemp(dir=work))
     code = condition.before + WORK
     log = folder / "log"
     box = Box([sys.executable, "-c", code, str(seconds)], Path("/"), {}, log)
     job = {
-        "nonce": "n", "result": str(folder / "result.json"), "cores": [core],
+        "nonce": "n", "result": None, "cores": [core], "cpus": 1, "inherit": [],
         "steps": [{"name": "command", "deadline_s": 60.0 + seconds,
                    "processes": [Sandbox(Level.NONE).process(box)]}],
         "memory_bytes": 1 << 31, "processes": 64, "log_bytes": 1 << 16,
@@ -139,7 +140,7 @@ def sample(condition: Condition, core: int, seconds: float, folder: Path) -> Poi
     }  # fmt: skip
     (folder / "job.json").write_text(json.dumps(job))
     with rivals(condition, core):
-        argv = [sys.executable, "-I", "-S", str(RUNNER), str(folder / "job.json")]
+        argv = [sys.executable, "-I", "-S", str(RUNNER), "--attempt", str(folder)]
         subprocess.run(argv, check=True)
     result = json.loads((folder / "result.json").read_text())
     lacked, each_s = (float(word) for word in log.read_text().split())

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoresearch.attempt import RUNNER
 from autoresearch.bench import pinned_cores
 from autoresearch.contention import (
     LIMITS,
@@ -25,7 +26,6 @@ from autoresearch.contention import (
     usual,
     why_void,
 )
-from autoresearch.executors.local import RUNNER
 from autoresearch.journal.view import RunView
 from autoresearch.sandbox import Box, Sandbox
 from autoresearch.types import Contention, Decision, Level, Outcome, Run, Sample, Status, Usage

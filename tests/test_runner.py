@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +18,8 @@ from typing import Any
 import pytest
 
 from autoresearch import sandbox
-from autoresearch.executors.local import RUNNER
+from autoresearch.attempt import RUNNER
+from autoresearch.runner import descendants
 from autoresearch.sandbox import Box
 from autoresearch.types import Level
 
@@ -408,3 +412,65 @@ def test_standard_error_can_have_a_file_of_its_own(
     assert (tmp_path / "err").read_text() == "err\n"
     server.run(job(box_of(both)))
     assert (tmp_path / "log").read_text() == "out\nerr\n"
+
+
+def attempt(folder: Path, script: str) -> subprocess.Popen[bytes]:
+    """Start a runner on a node, as a scheduler does; level ``none``, all of it in ``folder``."""
+    if not folder.exists():
+        folder.mkdir()
+        argv = ["/bin/sh", "-c", script]
+        process = PLAIN.process(Box(argv, folder, {"PATH": "/usr/bin:/bin"}, folder / "log"))
+        wanted = job(process, cpus=1, inherit=["DEVICES"], memory_bytes=None)
+        (folder / "job.json").write_text(json.dumps(wanted))
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", str(RUNNER), "--attempt", str(folder)],
+        env={"DEVICES": "3", "SECRET": "s"}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def test_an_attempt_is_run_once_and_inherits_what_it_may(tmp_path: Path) -> None:
+    folder = tmp_path / "attempt"
+    runners = [attempt(folder, "echo $DEVICES $SECRET; sleep 0.3") for _ in range(3)]
+    said = [runner.communicate()[0] for runner in runners]
+    assert sum(b"claimed before" in each for each in said) == 2
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["nonce"], result["steps"][0]["outcome"]) == ("n", "ok")
+    assert result["hardware"]
+    assert (folder / "log").read_text() == "3\n"
+    assert not list(folder.glob("*.new"))
+
+
+@pytest.mark.parametrize("how", ["file", "signal", "signal to all", "folder removed"])
+def test_an_attempt_is_cancelled(how: str, tmp_path: Path, marker: str) -> None:
+    folder = tmp_path / "attempt"
+    trap = "" if how == "signal to all" else "trap '' TERM; "
+    runner = attempt(folder, f"{trap}(setsid sleep {marker} &); touch started; sleep {marker}")
+    until((folder / "started").exists)
+    match how:
+        case "file":
+            (folder / "cancel").touch()
+        case "signal to all":
+            # As Slurm does: the job may be dead before its runner has seen the signal.
+            for pid in descendants(runner.pid):
+                os.kill(pid, signal.SIGTERM)
+            runner.terminate()
+        case "signal":
+            runner.terminate()
+        case _:
+            shutil.rmtree(folder, ignore_errors=True)
+    runner.wait()
+    assert not alive(f"sleep {marker}")
+    if how != "folder removed":
+        result = json.loads((folder / "result.json").read_text())
+        assert [step["outcome"] for step in result["steps"]] == ["cancelled"]
+
+
+def test_an_attempt_that_was_cancelled_before_never_begins(tmp_path: Path) -> None:
+    folder = tmp_path / "attempt"
+    attempt(folder, "touch started").communicate()
+    for name in ("claim", "result.json", "started"):
+        (folder / name).unlink()
+    (folder / "cancel").touch()
+    attempt(folder, "").communicate()
+    assert "cancelled" in json.loads((folder / "result.json").read_text())["error"]
+    assert not (folder / "started").exists()

@@ -5,6 +5,7 @@ AutoresearchError
 │   └── RunLockedError  another engine holds this run, exit code 4
 ├── AgentError       the agent failed: back off and ask again
 ├── ExecutorError    the infrastructure failed: the attempt is void and run again
+│   └── UnansweredError  nobody says how the attempt is: it stays, and we ask again
 ├── EvaluationError  the ruler itself broke: the run stops
 └── StoreError       journal or private git store cannot be trusted
     ├── DamagedError    journal or store is not what was written: rebuild it from the other
@@ -61,6 +62,10 @@ class AgentError(AutoresearchError):
 
 class ExecutorError(AutoresearchError):
     """The machinery that runs jobs failed; says nothing about the candidate."""
+
+
+class UnansweredError(ExecutorError):
+    """A scheduler does not answer or takes no jobs now; an attempt it has is not lost."""
 
 
 class EvaluationError(AutoresearchError):

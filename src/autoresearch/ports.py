@@ -15,10 +15,21 @@ class Agent(Protocol):
 
 
 class Executor(Protocol):
-    """Somewhere to run jobs; a job and its result are plain data, described in ``runner.py``."""
+    """Somewhere to run jobs; a job and its result are plain data, described in ``runner.py``.
+
+    The jobs of one that is ``detached`` outlive the engine: each has a directory of its own, and
+    asking again for the job of a directory means the one that was submitted from it before.
+    ``testing/executor_contract.py`` checks what an executor must do.
+    """
+
+    detached: bool
 
     async def run(self, job: dict[str, Json]) -> dict[str, Json]:
-        """Run one job to its end; cancelling kills it first. Raises ``ExecutorError``."""
+        """Run one job to its end; cancelling kills it first.
+
+        Raises ``ExecutorError`` where the attempt is lost, and where it is not but nobody answers
+        ``UnansweredError``.
+        """
 
     async def close(self) -> None:
         """Give back what the executor holds; nothing it started is left."""

@@ -5,7 +5,14 @@ later. It is the only thing that starts setup, agents, candidates and evaluation
 know what a metric is; it does not decide anything.
 
     python -I -S runner.py            serves jobs: one JSON line on stdin, one on stdout, until EOF
-    python -I -S runner.py JOB.json   runs one job and exits; SIGTERM cancels
+    python -I -S runner.py --attempt DIR
+                                      runs DIR/job.json on whatever node this is; SIGTERM cancels
+
+An attempt's directory is all that it shares with whoever submitted it: "claim" is made by the first
+runner that starts there and keeps every later one from running, "heartbeat" changes as long as it
+lives, "cancel" ends it, and "result.json" appears once, whole. A candidate is shown folders in it,
+never these files. What depends on the node is found out there: "cores" and "memory_bytes" may be
+null, then "cpus" says how many cores were asked for, and the variables of "inherit" are handed on.
 
 A job:    {"nonce", "result": path, "steps": [step], "cores": [int] | null, "memory_bytes": int,
            "processes": int, "log_bytes": int, "output_bytes": int, "disk_bytes": int}
@@ -20,11 +27,12 @@ device; one that keeps the network it starts in then reaches the others of its s
 "errors" is where a process's standard error goes, if not to its log; it does not break silence.
 Two processes in a step are a scorer and an answerer: joined by two pipes, named to each by
 AUTORESEARCH_ASK_FD and AUTORESEARCH_ANSWER_FD; the step ends with the scorer.
-The result: {"nonce", "node", "account", "steps": [{"name", "outcome", "detail", "exit_code",
-             "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s", "contention",
-             "stalled_s"}]}; steps after a failed one are absent; "answer_cpu_s" is the answerer's
-part of "cpu_s"; "stalled_s" is how long we were stopped (SIGSTOP, a debugger) and held no limit:
-the deadline moves by it.
+The result: {"nonce", "node", "hardware", "account", "steps": [{"name", "outcome", "detail",
+             "exit_code", "usage": {"wall_s", "cpu_s", "peak_rss_bytes"}, "answer_cpu_s",
+             "contention", "stalled_s"}]}; of an attempt {"nonce", "node", "error"} where we failed.
+Steps after a failed one are absent; "hardware" is what decides how fast a job is, in words;
+"answer_cpu_s" is the answerer's part of "cpu_s"; "stalled_s" is how long we were stopped (SIGSTOP,
+a debugger) and held no limit: the deadline moves by it.
 "contention" is null for a step without cores of its own or of less than 1.5 s, else what the
 step lost from its first second on, in seconds: {"core_s": time that its cores had, "waited_s": how
 long its threads were ready and not running (null where the kernel does not say), "others_s": how
@@ -63,6 +71,8 @@ if TYPE_CHECKING:
 TICK_S = 0.05
 FIRST_TICK_S = 0.01
 DISK_TICK_S = 1.0
+PULSE_S = 1.0
+SIGNAL_S = 0.5
 QUIET_S, LEAST_S = 1.0, 0.5
 STALL_S = 5.0
 CHUNK = 1 << 16
@@ -530,7 +540,7 @@ class Step:
         self.readers[read] = self.logs[-1]
         return write
 
-    def watch(self, leash: int | None) -> tuple[str, str]:
+    def watch(self, leash: int | None, attempt: Attempt | None) -> tuple[str, str]:
         """Read output and hold limits until the first process ends; (outcome, detail)."""
         deadline = self.began + self.step["deadline_s"]
         tick, next_sample, next_disk = FIRST_TICK_S, 0.0, self.began + DISK_TICK_S
@@ -549,6 +559,8 @@ class Step:
                 heard += waited_s
             if leash in ready:
                 raise CancelledError
+            if attempt is not None:
+                attempt.pulse()
             for fd in ready:
                 if self.readers[fd] is self.logs[0]:
                     heard = now
@@ -558,6 +570,8 @@ class Step:
             self.reap()
             if self.started[0] in self.exits:
                 code = self.exits[self.started[0]]
+                if attempt is not None and attempt.was_told_to_end(code):
+                    raise CancelledError
                 return ("ok", "") if code == 0 else ("failed", describe_exit(code))
             now = time.monotonic()
             if self.rivals is None and self.pinned and now >= self.began + QUIET_S:
@@ -697,12 +711,135 @@ class Rivals:
         }
 
 
-def run_step(step: Fields, job: Fields, account: Account, leash: int | None) -> Fields:
+class Attempt:
+    """The directory of one attempt: claimed once, alive as long as we are, ended by a result."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.leash, self._term = os.pipe()
+        self.beats = 0
+        self.next_pulse = 0.0
+        signal.signal(signal.SIGTERM, lambda *_: os.write(self._term, b"x"))
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def claim(self) -> bool:
+        """Whether we are the first to start here; whoever comes later must not run the job."""
+        try:
+            claim = os.open(self.path("claim"), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        except FileExistsError:
+            return False
+        os.write(claim, f"{node()} {os.getpid()}\n".encode())
+        os.fsync(claim)
+        os.close(claim)
+        return True
+
+    def pulse(self) -> None:
+        """Now and then show that we live, and see whether somebody wants the job to end.
+
+        Raises:
+            CancelledError: somebody does, or has removed the directory.
+        """
+        now = time.monotonic()
+        if now < self.next_pulse:
+            return
+        self.next_pulse = now + PULSE_S
+        self.beats += 1
+        with contextlib.suppress(OSError), open(self.path("heartbeat"), "w") as file:
+            file.write(f"{self.beats}\n")
+        if os.path.exists(self.path("cancel")) or not os.path.exists(self.path("job.json")):
+            raise CancelledError
+
+    def was_told_to_end(self, code: int) -> bool:
+        """Whether a process ended because a scheduler sent SIGTERM to it as well as to us."""
+        by_term = code in (-signal.SIGTERM, 128 + signal.SIGTERM)
+        return bool(select.select([self.leash], [], [], SIGNAL_S if by_term else 0)[0])
+
+    def finish(self, result: Fields) -> None:
+        """Make the result appear, whole; the first one stays."""
+        draft = self.path(f"result.{os.getpid()}.new")
+        with open(draft, "w") as file:
+            json.dump(result, file)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, self.path("result.json"))
+        os.unlink(draft)
+
+
+def run_attempt(folder: str, account: Account) -> int:
+    """Run the job of an attempt's directory, unless somebody did before."""
+    attempt = Attempt(folder)
+    if not attempt.claim():
+        print(f"{folder} was claimed before; nothing was run")
+        return 0
+    with open(attempt.path("job.json")) as file:
+        job = json.load(file)
+    try:
+        fit(job)
+        attempt.pulse()
+        result = run_job(job, account, attempt.leash, attempt)
+    except CancelledError:
+        result = {"nonce": job["nonce"], "node": node(), "error": "cancelled before it began"}
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        result = {"nonce": job["nonce"], "node": node(), "error": said}
+    attempt.finish(result)
+    return 0
+
+
+def fit(job: Fields) -> None:
+    """Fill in what depends on the node that the job has come to."""
+    if job["cores"] is None and hasattr(os, "sched_getaffinity"):
+        # All cores of a machine are nobody's own, where more of them were asked for than exist.
+        ours = sorted(os.sched_getaffinity(0))
+        if len(ours) <= job["cpus"] or len(ours) < (os.cpu_count() or 1):
+            job["cores"] = ours
+    if job["memory_bytes"] is None:
+        job["memory_bytes"] = granted_bytes() * 9 // 10
+    inherited = {name: os.environ[name] for name in job["inherit"] if name in os.environ}
+    for step in job["steps"]:
+        for process in step["processes"]:
+            process["env"] = {**inherited, **process["env"]}
+
+
+def granted_bytes() -> int:
+    """The memory of this node, or the part that Slurm gave us: beyond it, it kills us too."""
+    total = os.sysconf("SC_PHYS_PAGES") * PAGE
+    per_node = int(os.environ.get("SLURM_MEM_PER_NODE") or 0)
+    per_core = int(os.environ.get("SLURM_MEM_PER_CPU") or 0)
+    granted_mb = per_node or per_core * int(os.environ.get("SLURM_CPUS_ON_NODE") or 1)
+    return min(total, granted_mb << 20) if granted_mb else total
+
+
+def node() -> str:
+    """The name of this machine, as its scheduler has it."""
+    return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
+
+
+def hardware() -> str:
+    """What decides how fast a job is here: the processor's model, and those of devices."""
+    models = [os.uname().machine]
+    with contextlib.suppress(OSError, StopIteration), open("/proc/cpuinfo") as file:
+        line = next(line for line in file if line.startswith("model name"))
+        models = [line.partition(":")[2].strip()]
+    devices = "/proc/driver/nvidia/gpus"
+    for each in sorted(os.listdir(devices)) if os.path.isdir(devices) else ():
+        about = f"{devices}/{each}/information"
+        with contextlib.suppress(OSError, StopIteration), open(about) as file:
+            models.append(next(line for line in file if line.startswith("Model:"))[6:].strip())
+    return ", ".join(dict.fromkeys(models))
+
+
+def run_step(
+    step: Fields, job: Fields, account: Account, leash: int | None, attempt: Attempt | None
+) -> Fields:
     """Run one step to its end or its limits; returns its entry of the result."""
     running = Step(step, job, account)
     try:
         running.launch()
-        outcome, detail = running.watch(leash)
+        outcome, detail = running.watch(leash, attempt)
     except CancelledError:
         outcome, detail = "cancelled", "cancelled"
     finally:
@@ -750,16 +887,19 @@ def describe_exit(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def run_job(job: Fields, account: Account, leash: int | None) -> Fields:
+def run_job(
+    job: Fields, account: Account, leash: int | None, attempt: Attempt | None = None
+) -> Fields:
     """Run a job's steps in order until one does not end well, and write its result."""
     steps = []
     for step in job["steps"]:
-        steps.append(run_step(step, job, account, leash))
+        steps.append(run_step(step, job, account, leash, attempt))
         if steps[-1]["outcome"] != "ok":
             break
     result = {
         "nonce": job["nonce"],
-        "node": os.uname().nodename,
+        "node": node(),
+        "hardware": hardware(),
         "account": account.kind,
         "steps": steps,
     }
@@ -807,13 +947,9 @@ def main() -> int:
         serve(account)
         account.close()
         return 0
-    with open(sys.argv[1]) as file:
-        job = json.load(file)
-    read, write = os.pipe()
-    signal.signal(signal.SIGTERM, lambda *_: os.write(write, b"x"))
-    result = run_job(job, account, leash=read)
+    code = run_attempt(os.path.abspath(sys.argv[2]), account)
     account.close()
-    return 0 if all(step["outcome"] == "ok" for step in result["steps"]) else 1
+    return code
 
 
 if __name__ == "__main__":

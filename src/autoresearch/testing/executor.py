@@ -28,8 +28,11 @@ Program = Callable[[str, Path, Mapping[str, str]], Ran]
 class FakeExecutor:
     """Runs jobs of level ``none``, in plain directories, each step by sleeping for its seconds."""
 
-    def __init__(self, program: Program) -> None:
+    detached = False
+
+    def __init__(self, program: Program, hardware: str = "simulated") -> None:
         self._program = program
+        self.hardware = hardware
 
     async def run(self, job: dict[str, Json]) -> dict[str, Json]:
         """Run one job to its end."""
@@ -53,7 +56,10 @@ class FakeExecutor:
             })  # fmt: skip
             if ran.outcome != "ok":
                 break
-        return {"nonce": job["nonce"], "node": "simulated", "account": "sampling", "steps": steps}
+        return {
+            "nonce": job["nonce"], "node": "simulated", "hardware": self.hardware,
+            "account": "sampling", "steps": steps,
+        }  # fmt: skip
 
     async def close(self) -> None:
         """Nothing is held."""

@@ -1,0 +1,103 @@
+"""The directory of one attempt, as whoever submits it sees it; ``runner.py`` is the other side.
+
+Everything an attempt writes is in a directory of its own, named by its nonce: an attempt that was
+given up may still be running somewhere, and must share nothing with the next one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from .errors import ExecutorError
+from .types import Json
+
+RUNNER = Path(__file__).parent / "runner.py"
+JOB, CLAIM, CANCEL, BEAT, RESULT = "job.json", "claim", "cancel", "heartbeat", "result.json"
+# A runner that has not shown itself for that long is gone, or its node is.
+GONE_S = 3600.0
+MOST_BYTES = 1 << 20
+
+
+class Attempt:
+    """One attempt at a job: ``folder`` is where its runner looks, ``nonce`` what it answers to."""
+
+    def __init__(self, folder: Path, nonce: str) -> None:
+        self.folder = folder
+        self.nonce = nonce
+
+    @property
+    def name(self) -> str:
+        """What a scheduler calls it."""
+        return f"autoresearch-{self.nonce}"
+
+    def prepare(self, job: dict[str, Json]) -> None:
+        """Put job and runner there, durably, unless an earlier engine did."""
+        if (self.folder / JOB).exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(RUNNER, self.folder / RUNNER.name)
+        draft = self.folder / f"{JOB}.new"
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(job, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.folder / JOB)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether a runner has started here, at any time."""
+        return (self.folder / CLAIM).exists()
+
+    @property
+    def beat(self) -> str:
+        """Changes as long as its runner lives."""
+        try:
+            return (self.folder / BEAT).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def cancel(self) -> None:
+        """Ask its runner to end the job, whether it runs or is still to start."""
+        if self.folder.is_dir():
+            (self.folder / CANCEL).touch()
+
+    def result(self) -> dict[str, Json] | None:
+        """Its result, once there is one; that of any other nonce is none.
+
+        Raises:
+            ExecutorError: the runner failed, or was cancelled before the job began.
+        """
+        try:
+            with (self.folder / RESULT).open("rb") as file:
+                found = json.loads(file.read(MOST_BYTES))
+        except (FileNotFoundError, ValueError):
+            return None
+        if not isinstance(found, dict) or found.get("nonce") != self.nonce:
+            return None
+        if "error" in found:
+            raise ExecutorError(f"on {found.get('node')} the job runner said: {found['error']}")
+        return found
+
+
+def load(folder: Path) -> dict[str, Json]:
+    """The job that was prepared in a directory."""
+    job: dict[str, Json] = json.loads((folder / JOB).read_text(encoding="utf-8"))
+    return job
+
+
+def held(folder: Path) -> bool:
+    """Whether a job was submitted from this directory, or was about to be, and not given up."""
+    return (folder / JOB).exists() and not (folder / CANCEL).exists()
+
+
+def give_up(folder: Path) -> bool:
+    """Ask for an attempt's end; returns whether nobody writes to its directory any more."""
+    (folder / CANCEL).touch()
+    if (folder / RESULT).exists() or not (folder / CLAIM).exists():
+        return True  # one that has not started will find nothing to run
+    last = folder / (BEAT if (folder / BEAT).exists() else CLAIM)
+    return time.time() - last.stat().st_mtime > GONE_S
