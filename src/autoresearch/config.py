@@ -161,6 +161,28 @@ def _address(value: object) -> str:
     raise _wrong('must be an address such as "http://localhost:11434/v1"')
 
 
+def _ray_address(value: object) -> str:
+    if isinstance(value, str) and re.match(r"https?://[^\s/]+/?$", value):
+        return value.rstrip("/")
+    raise _wrong('must be the address of Ray\'s dashboard, such as "http://127.0.0.1:8265"')
+
+
+# Of sbatch: what names, places and ends a job is ours.
+OURS_OF_SBATCH = (
+    "--job-name", "-J", "--output", "-o", "--error", "-e", "--requeue", "--no-requeue", "--time",
+    "-t", "--chdir", "-D", "--array", "-a", "--wrap", "--wait", "-W", "--parsable", "--test-only",
+    "--export", "--input", "-i", "--open-mode", "--nodes", "-N", "--ntasks", "-n",
+)  # fmt: skip
+
+
+def _sbatch_option(value: object) -> str:
+    if not isinstance(value, str) or not re.match(r"--?[A-Za-z]", value):
+        raise _wrong('each must be one option of sbatch, such as "--constraint=h100"')
+    if value.partition("=")[0] in OURS_OF_SBATCH:
+        raise _wrong(f"{value.partition('=')[0]} is set by us; see docs/clusters.md")
+    return value
+
+
 def _simplicity(value: object) -> object:
     if value == "auto":
         return value
@@ -361,10 +383,45 @@ class LimitsSection(Section):
     device_hours: Annotated[Number, Field(gt=0)] | None = None
 
 
+class QueueSection(Section):
+    """What every executor with a queue has."""
+
+    python: str = Field(default="python3", min_length=1)
+    max_in_flight: int = Field(default=64, ge=1, le=10_000)
+    poll: Duration = 5.0
+    lost: Duration = 60.0
+
+
+class SlurmSection(QueueSection):
+    partition: str | None = Field(default=None, pattern=r"^[\w.,-]+$")
+    args: list[Annotated[str, BeforeValidator(_sbatch_option)]] = []
+    margin: Duration = 300.0
+
+
+class RaySection(QueueSection):
+    address: Annotated[str, BeforeValidator(_ray_address)] = "http://127.0.0.1:8265"
+    token: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
+    resources: dict[str, Annotated[Number, Field(gt=0)]] = {}
+
+
 class ParallelSection(Section):
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
     workers: int = Field(default=1, ge=1, le=1)
     frontier: int = Field(default=1, ge=1, le=1)
-    executor: Literal["local"] = "local"
+    executor: str = "local"
+    slurm: SlurmSection = SlurmSection()
+    ray: RaySection = RaySection()
+
+    @model_validator(mode="after")
+    def _only_tables_of_executors(self) -> ParallelSection:
+        for key, value in (self.model_extra or {}).items():
+            if not isinstance(value, dict) or key == "local":
+                raise _wrong(
+                    f"{key}: unknown key{_meant(key, ParallelSection)}; an executor's own settings"
+                    " belong into its table, such as [parallel.slurm]"
+                )
+        return self
 
 
 class Common(Section):
@@ -552,8 +609,14 @@ def _common(file: Common) -> dict[str, Any]:
             for name, each in file.search.space.items()
         },
         "limits": types.Limits(**file.limits.model_dump()),
-        "parallel": types.Parallel(**file.parallel.model_dump()),
+        "parallel": _parallel(file.parallel),
     }
+
+
+def _parallel(section: ParallelSection) -> types.Parallel:
+    own = {"slurm": section.slurm.model_dump(), "ray": section.ray.model_dump()}
+    options = own | dict(section.model_extra or {})
+    return types.Parallel(section.workers, section.frontier, section.executor, options)
 
 
 def _agent(section: AgentSection) -> types.AgentChoice:
@@ -649,6 +712,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "agent.api": ApiSection, "agent.prices": PricesSection, "search": SearchSection,
     "search.space": RangeSection, "limits": LimitsSection, "parallel": ParallelSection,
     **{f"agent.{name}": CliSection for name in CLIS},
+    "parallel.slurm": SlurmSection, "parallel.ray": RaySection,
 }  # fmt: skip
 
 

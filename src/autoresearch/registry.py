@@ -1,4 +1,4 @@
-"""Agents by name: "name" to "module:Class", loaded on use; entry points add to it."""
+"""Agents and executors by name: "name" to "module:maker", loaded on use; entry points add to it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .ports import Agent
-from .types import AgentChoice
+from .ports import Agent, Executor
+from .types import AgentChoice, Contract
 
 AGENTS = {
     "search": "autoresearch.agents.search:SearchAgent",
@@ -22,10 +22,16 @@ AGENTS = {
     "gemini": "autoresearch.agents.cli:gemini",
     "pi": "autoresearch.agents.cli:pi",
 }
+EXECUTORS = {
+    "local": "autoresearch.executors.local:executor",
+    "slurm": "autoresearch.executors.slurm:executor",
+    "ray": "autoresearch.executors.ray:executor",
+}
 # An idea in words waits for another one.
 WORDLESS = ("search", "replay")
 EXTRAS = {"api": "autoresearch[api]"}
 ENTRY_POINTS = "autoresearch.agents"
+EXECUTOR_ENTRY_POINTS = "autoresearch.executors"
 
 
 def reads(name: str) -> bool:
@@ -56,4 +62,23 @@ def agent(choice: AgentChoice, root: Path) -> Agent:
             f"agent.use = {choice.use!r} needs packages that are not installed ({error.name})",
             fix=f"pip install '{EXTRAS[choice.use]}'",
         ) from None
+    return made
+
+
+def executor(contract: Contract) -> Executor:
+    """Make the executor that a contract asks for; its maker is called with the contract.
+
+    Raises:
+        UserError: none has that name.
+    """
+    found = {each.name: each.value for each in entry_points(group=EXECUTOR_ENTRY_POINTS)}
+    known, name = EXECUTORS | found, contract.parallel.executor
+    if name not in known:
+        raise UserError(
+            f"parallel.executor = {name!r}: no such executor",
+            fix=f"use one of {', '.join(sorted(known))}",
+        )
+    module, _, maker = known[name].partition(":")
+    make: Any = getattr(import_module(module), maker)
+    made: Executor = make(contract)
     return made

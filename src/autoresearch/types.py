@@ -203,9 +203,12 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
+    """``options`` are each executor's own settings by its name."""
+
     workers: int = 1
     frontier: int = 1
     executor: str = "local"
+    options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +288,8 @@ class Sample:
     ``told`` is the reason as agents may read it: it quotes nothing that an evaluation printed,
     which sees what is hidden. ``foretold`` is what the curve of a run that was ended early let
     expect: for choosing what to try next, never a value.
+    which sees what is hidden. ``node`` is where it was taken, and ``hardware`` what kind of machine
+    that is, in words: values compare only between machines of one kind.
     """
 
     commit: str
@@ -301,6 +306,7 @@ class Sample:
     told: str = ""
     tally: Tally | None = None
     foretold: float | None = None
+    hardware: str = ""
 
 
 @dataclass(frozen=True, slots=True)

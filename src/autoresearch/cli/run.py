@@ -53,6 +53,7 @@ class Begin:
 @click.option("--tag", help="Name of the run (default: the latest, else the day).")
 @click.option("--new", is_flag=True, help="Start a new run even if one could be resumed.")
 @click.option("--agent", help="Use this agent instead of the contract's.")
+@click.option("--executor", help="Where samples are taken: local, slurm, ray, or another's name.")
 @click.option("--max-experiments", type=click.IntRange(0), help="End at this many in total.")
 @click.option("--max-hours", type=click.FloatRange(0), help="End after this time in total.")
 @click.option("--target", type=float, help="End when an incumbent reaches this value.")
@@ -70,6 +71,7 @@ def run(
     tag: str | None,
     new: bool,
     agent: str | None,
+    executor: str | None,
     max_experiments: int | None,
     max_hours: float | None,
     target: float | None,
@@ -94,7 +96,7 @@ def run(
         return
     contract = config.load(task.contract_path(folder))
     _check_until_pass(contract, until_pass, target)
-    contract = override(contract, agent, max_experiments, max_hours, target)
+    contract = override(contract, agent, max_experiments, max_hours, target, executor)
     begin = Begin(
         tag, new, "seal" if dirty else "refuse", unconfined, Level(require) if require else None
     )
@@ -121,6 +123,7 @@ def override(
     max_experiments: int | None = None,
     max_hours: float | None = None,
     target: float | None = None,
+    executor: str | None = None,
 ) -> Contract:
     """The contract with what the command line says on top of it."""
     limits = contract.limits
@@ -133,6 +136,8 @@ def override(
         contract = replace(contract, agents=config.load(contract.path, agent=agent).agents)
     if target is not None:
         contract = replace(contract, metric=replace(contract.metric, target=target))
+    if executor is not None:
+        contract = replace(contract, parallel=replace(contract.parallel, executor=executor))
     return replace(contract, limits=limits)
 
 

@@ -1,0 +1,158 @@
+"""Runs jobs through a scheduler's queue, which outlives the engine.
+
+A scheduler only says where a job is. How it ended is in its attempt's directory and nowhere else;
+and who asks for a job that an earlier engine submitted gets that one, not a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..attempt import Attempt
+from ..errors import ExecutorError, UnansweredError
+from ..types import Json
+
+GLANCE_S = 0.25
+SILENT_S = 300.0
+CANCEL_S = 60.0
+
+
+class State(StrEnum):
+    """Where a scheduler has a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a scheduler says of a job: its state, and in its own words why."""
+
+    state: State
+    detail: str = ""
+
+
+UNKNOWN = Seen(State.ENDED, "it is not known there")
+
+
+class Scheduler(Protocol):
+    """A queue of jobs, each known by a name that we gave it.
+
+    Each method raises ``UnansweredError`` where nobody answers, and ``UserError`` where what was
+    configured is wrong.
+    """
+
+    async def submit(self, attempt: Attempt, job: Mapping[str, Any]) -> None:
+        """Queue ``runner.py --attempt`` for a directory, once."""
+
+    async def states(self, names: Sequence[str]) -> Mapping[str, Seen]:
+        """Where these jobs are, in one call; those it does not know are left out."""
+
+    async def cancel(self, name: str) -> None:
+        """Send SIGTERM to a job, or take it out of the queue; does not wait for its end."""
+
+
+class QueueExecutor:
+    """Runs each job as an attempt in a directory that the engine and the nodes both see.
+
+    ``poll_s`` is how often the scheduler is asked, for all jobs at once. ``lost_s`` is how long a
+    job's result may take to appear after the scheduler has seen its end: network file systems show
+    new files late.
+    """
+
+    detached = True
+
+    def __init__(
+        self, scheduler: Scheduler, *, max_in_flight: int, poll_s: float, lost_s: float
+    ) -> None:
+        self.scheduler = scheduler
+        self.poll_s = poll_s
+        self.lost_s = lost_s
+        self._slots = asyncio.Semaphore(max_in_flight)
+        self._asking = asyncio.Lock()
+        self._asked = 0.0
+        self._watched: dict[str, Attempt] = {}
+        self._seen: Mapping[str, Seen] = {}
+
+    async def run(self, job: dict[str, Json]) -> dict[str, Json]:
+        """Run one job to its end, or go on waiting for it; cancelling the task ends it first.
+
+        Raises:
+            ExecutorError: the attempt is lost; says nothing about the candidate.
+            UnansweredError: nothing is known of it: the same call goes on waiting.
+            UserError: the scheduler refuses such jobs.
+        """
+        attempt = Attempt(Path(str(job["directory"])), str(job["nonce"]))
+        async with self._slots:
+            self._watched[attempt.name] = attempt
+            try:
+                result = await self._follow(attempt, job)
+            except UnansweredError:
+                raise  # it stays watched: who ends us now ends it, too
+            except asyncio.CancelledError:
+                await self._end(attempt)
+                raise
+            except BaseException:
+                attempt.cancel()
+                del self._watched[attempt.name]
+                raise
+            del self._watched[attempt.name]
+            return result
+
+    async def close(self) -> None:
+        """End what is still in flight, as far as the scheduler answers."""
+        for attempt in list(self._watched.values()):
+            await self._end(attempt)
+
+    async def _follow(self, attempt: Attempt, job: Mapping[str, Any]) -> dict[str, Json]:
+        attempt.prepare(dict(job))
+        if (result := attempt.result()) is not None:
+            return result
+        seen = await self._where(attempt.name, now=True)
+        if seen is UNKNOWN and not attempt.claimed:
+            await self.scheduler.submit(attempt, job)
+            seen = await self._where(attempt.name, now=True)
+        ended: float | None = None
+        beat, alive = attempt.beat, time.monotonic()
+        while (result := attempt.result()) is None:
+            now = time.monotonic()
+            if seen.state is not State.RUNNING or attempt.beat != beat:
+                beat, alive = attempt.beat, now
+            ended = (ended or now) if seen.state is State.ENDED else None
+            if ended is not None and now >= ended + self.lost_s:
+                raise ExecutorError(f"the job ended without a result: {seen.detail}")
+            if attempt.claimed and now >= alive + SILENT_S:
+                with contextlib.suppress(UnansweredError):
+                    await self.scheduler.cancel(attempt.name)
+                raise ExecutorError(f"the job has been silent for {SILENT_S:g} s: {seen.detail}")
+            await asyncio.sleep(GLANCE_S)
+            seen = await self._where(attempt.name)
+        return result
+
+    async def _where(self, name: str, *, now: bool = False) -> Seen:
+        """What the scheduler said last; asked for all jobs in flight at most every ``poll_s``."""
+        async with self._asking:
+            if now or time.monotonic() >= self._asked + self.poll_s:
+                self._seen = await self.scheduler.states(sorted(self._watched))
+                self._asked = time.monotonic()
+        return self._seen.get(name, UNKNOWN)
+
+    async def _end(self, attempt: Attempt) -> None:
+        """Cancel a job both ways, and wait until it is over or nobody can say."""
+        attempt.cancel()
+        give_up = time.monotonic() + CANCEL_S
+        with contextlib.suppress(UnansweredError, ExecutorError):
+            await self.scheduler.cancel(attempt.name)
+            while attempt.result() is None and time.monotonic() < give_up:
+                if (await self._where(attempt.name, now=True)).state is State.ENDED:
+                    break
+                await asyncio.sleep(GLANCE_S)
+        self._watched.pop(attempt.name, None)

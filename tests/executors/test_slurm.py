@@ -1,0 +1,34 @@
+"""Jobs on a real Slurm: controller and two nodes on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autoresearch.executors.queue import QueueExecutor
+from autoresearch.executors.slurm import Slurm
+from autoresearch.ports import Executor
+from autoresearch.testing.executor_contract import ExecutorContract
+from tests.executors.cluster import Cluster
+
+
+class TestSlurm(ExecutorContract):
+    @pytest.fixture(autouse=True)
+    def _cluster(self, slurm: Cluster) -> None:
+        self.slurm = slurm
+
+    def make(self) -> Executor:
+        scheduler = Slurm(None, (), "python3", 60.0)
+        return QueueExecutor(scheduler, max_in_flight=4, poll_s=0.5, lost_s=2.0)
+
+    def lose(self, job: dict[str, Any]) -> Callable[[], None]:
+        name = f"--name=autoresearch-{job['nonce']}"
+        node = self.slurm.call("squeue", "--noheader", "--format=%N", name).strip()
+        self.slurm.kill(node)
+        return lambda: self.mend(node)
+
+    def mend(self, node: str) -> None:
+        self.slurm.start_node(node)
+        self.slurm.wait(lambda: self.slurm.call("sinfo", "-h", "-o", "%T").split() == ["idle"])
