@@ -15,6 +15,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,15 +23,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from . import suite
+from . import attempt, suite
 from .contention import contention_of
 from .curves import final
-from .errors import EvaluationError
+from .errors import EvaluationError, ExecutorError, UnansweredError
 from .failpoint import failpoint
 from .git import EXECUTABLE, REGULAR, Store
 from .hopeless import Hopeless
 from .ports import Executor
-from .sandbox import Box, Mount, Sandbox, sweep, toolchain
+from .sandbox import OPEN, Box, Mount, Sandbox, sweep, toolchain
 from .scope import Scope
 from .scratch import fresh, remove
 from .text import clean
@@ -40,6 +41,7 @@ from .types import (
     Guard,
     Json,
     Launched,
+    Level,
     Needs,
     Outcome,
     Sample,
@@ -54,6 +56,9 @@ OUTPUT_BYTES = 256 << 20
 DISK_BYTES = 10 << 30
 PROCESSES = 512
 SETUP_DEADLINE_S = 3600.0
+TRIAL, TRIAL_S = "trial", 60.0
+# Which devices a scheduler has given to a job.
+GRANTED = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 LOCALE = ("LANG", "LC_ALL", "TZ")
 # How this machine reaches the network and where it gets packages; only setup is told.
 ROUTES = (
@@ -110,6 +115,12 @@ class Places:
     def scratch(self) -> Path:
         return (self.work or self.run) / "scratch"
 
+    @property
+    def attempts(self) -> Path:
+        """Where jobs that outlive the engine have their directories."""
+        work = self.work
+        return work.with_name(f"{work.name}-attempts") if work else self.run / "attempts"
+
     def experiment(self, number: int) -> Path:
         return self.run / "experiments" / str(number)
 
@@ -130,7 +141,10 @@ class GuardReport:
 
 
 class Bench:
-    """Measures commits of one run on one executor; ``sealed`` on the split of `verify`."""
+    """Measures commits of one run on one executor; ``sealed`` on the split of `verify`.
+
+    Setup and agents run on this machine: on ``here``, where the executor's jobs run elsewhere.
+    """
 
     def __init__(
         self,
@@ -141,6 +155,7 @@ class Bench:
         sandbox: Sandbox,
         executor: Executor,
         *,
+        here: Executor | None = None,
         sealed: bool = False,
     ) -> None:
         sandbox.require_loopback(contract.metric.loopback)
@@ -151,9 +166,11 @@ class Bench:
         self.store = store
         self.base = base
         self.executor = executor
+        self.here = here if here is not None and executor.detached else executor
         self.sealed = sealed
         self.scope = Scope(contract.task)
-        self._empty = self.places.scratch / "empty"
+        self._kept = self.places.attempts if executor.detached else None
+        self._empty = (self._kept or self.places.scratch) / "empty"
         self._env = environment(contract, sandbox.home)
         roots = toolchain(str(self._env["PATH"]), sandbox.home)
         roots += [Path(p).expanduser() for p in contract.run.readable]
@@ -191,7 +208,7 @@ class Bench:
         # Trusted, and data may be large: only its time is bounded.
         bounds = _step("setup", [box], SETUP_DEADLINE_S) | {"writable": []}
         with self._points(mounts):
-            result = await self._run([bounds], {"cores": None})
+            result = await self._run(self._job([bounds], {"cores": None}), self.here)
         step = _entry(result, "setup")
         if step["outcome"] != "ok":
             raise EvaluationError(
@@ -214,15 +231,45 @@ class Bench:
         folder: Path | None = None,
         known: Tally | None = None,
         watching: Watching | None = None,
+        lease: str = "",
     ) -> Sample:
         """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``.
 
         ``known`` is what the baseline ran of its tests, where failing tests are counted. The sample
-        is ended early as soon as ``watching`` says that it cannot win.
+        is ended early as soon as ``watching`` says that it cannot win. Of a
+        ``lease`` that is held (``holds``) the job is not begun anew, but waited for.
+
+        Raises:
+            ExecutorError: the attempt is lost; of a lease that is still held, ``UnansweredError``.
         """
-        contract, metric = self.contract, self.contract.metric
         folder = fresh(folder or self.places.sample(number, k))
-        scratch = fresh(self.places.scratch / "sample")
+        if self.holds(lease):
+            place = self.places.attempts / lease
+            job = attempt.load(place)
+        else:
+            place = self._place("sample", lease)
+            logs = fresh(place / "logs") if self._kept else folder
+            steps = self._measurement(commit, number, seed, place, logs)
+            job = self._job(steps, result=folder / "result.json", place=place, nonce=lease)
+        result, hopeless = await self._run_watched(job, place, folder, watching, leased=bool(lease))
+        if self._kept and (place / attempt.RESULT).exists():
+            shutil.copyfile(place / attempt.RESULT, folder / "result.json")
+        self._deliver(place, folder)
+        if hopeless is None:
+            sample = self._sample(commit, number, seed, folder, result, known)
+        else:
+            sample = self._ended_early(commit, seed, result, hopeless)
+        if sample.tally is not None and (changed := self._changed_test(commit, place / "tree")):
+            reason = f"{changed} was changed while the test ran"
+            sample = replace(sample, outcome=Outcome.CRASH, value=None, reason=reason)
+        remove(place)
+        return sample
+
+    def _measurement(
+        self, commit: str, number: int, seed: int, scratch: Path, folder: Path
+    ) -> list[dict[str, Any]]:
+        """The steps of a sample, with all they need in ``scratch``; their logs go to ``folder``."""
+        contract, metric = self.contract, self.contract.metric
         out = scratch / "out"
         out.mkdir()
         usage_file = scratch / "usage.json"
@@ -241,16 +288,7 @@ class Bench:
                 boxes.append(self._answer_box(metric.answer, env, folder, commit, scratch, out))
             steps.append(_step("evaluate", boxes, metric.timeout_s))
         usage_file.touch()
-        result, hopeless = await self._run_watched(steps, folder, watching)
-        if hopeless is None:
-            sample = self._sample(commit, number, seed, folder, result, known)
-        else:
-            sample = self._ended_early(commit, seed, result, hopeless)
-        if sample.tally is not None and (changed := self._changed_test(commit, tree)):
-            reason = f"{changed} was changed while the test ran"
-            sample = replace(sample, outcome=Outcome.CRASH, value=None, reason=reason)
-        remove(scratch)
-        return sample
+        return steps
 
     async def guard(
         self,
@@ -264,15 +302,18 @@ class Bench:
         """Run the guards on a commit; ``least`` are the counts that the baseline reached."""
         counts: list[float | None] = []
         for i, guard in enumerate(self.contract.guards):
-            scratch = fresh(self.places.scratch / "guard")
+            scratch = self._place("guard")
             out = scratch / "out"
             out.mkdir()
-            log = (folder or self.places.sample(number, k)) / f"guard-{i}.log"
+            home = folder or self.places.sample(number, k)
+            log = home / f"guard-{i}.log"
             env = self._variables(number, 0)
             tree = self._candidate_tree(commit, scratch / "tree")
-            box = self._candidate_box(guard.command, env, log, tree, out)
+            logs = fresh(scratch / "logs") if self._kept else home
+            box = self._candidate_box(guard.command, env, logs / log.name, tree, out)
             step = _step(f"guard-{i}", [box], guard.timeout_s)
-            entry = _entry(await self._run([step]), f"guard-{i}")
+            entry = _entry(await self._run(self._job([step], place=scratch)), f"guard-{i}")
+            self._deliver(scratch, home)
             remove(scratch)
             count = _count(guard, log)
             counts.append(count)
@@ -324,16 +365,23 @@ class Bench:
         if needs.apart:
             bounds["log_bytes"] = EVENTS_BYTES
         with self._points(mounts):
-            entry = _entry(await self._run([step], bounds), "agent")
+            entry = _entry(await self._run(self._job([step], bounds), self.here), "agent")
         remove(private)
         return Launched(
             entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"]),
             errors,
         )  # fmt: skip
 
+    async def close(self) -> None:
+        """Let go of the executors and of all trees; no job is left."""
+        for each in {self.executor, self.here}:
+            await each.close()
+        self.tidy()
+        self.clear()
+
     def clear(self) -> None:
         """Remove the trees that processes worked in, and what a killed runner left there."""
-        sweep(self.places.scratch.parent)
+        sweep(self.places.scratch.parent, self.places.attempts)
         remove(self.places.work or self.places.scratch)
 
     # Reading results
@@ -359,7 +407,7 @@ class Bench:
             return Sample(
                 commit, seed, outcome, value, reason, usage, memory_gb,
                 self.sandbox.level, result["node"], answer_cpu_s, contention_of(result),
-                told=reason if told is None else told,
+                told=reason if told is None else told, hardware=result.get("hardware", ""),
             )  # fmt: skip
 
         if stalled_s := sum(step["stalled_s"] for step in result["steps"]):
@@ -408,7 +456,7 @@ class Bench:
         return Sample(
             commit, seed, Outcome.HOPELESS, None, reason, usage,
             usage.peak_rss_bytes / 2**30, self.sandbox.level, result.get("node", ""), 0.0, lost,
-            told=reason, foretold=hopeless.foretold,
+            told=reason, foretold=hopeless.foretold, hardware=result.get("hardware", ""),
         )  # fmt: skip
 
     def _read(self, log: Path, ended: Any) -> Sample:
@@ -537,6 +585,8 @@ class Bench:
     def _evaluation_tree(self) -> Path:
         """The base commit's files, exported once per run; what is sealed only for `verify`."""
         tree = self.places.evaluation_tree(sealed=self.sealed)
+        if self._kept:
+            tree = self._kept / tree.name
         if not tree.is_dir():
             draft = fresh(tree.with_name("evaluation.new"))
             self.store.export(self.base, draft, without=self._unsealed)
@@ -622,7 +672,7 @@ class Bench:
                 if each.at != mount.at and mount.at.is_relative_to(each.at) and not each.hides
             ]  # fmt: skip
             tree = max(above, key=lambda each: len(each.at.parts), default=None)
-            ours = (self.places.run, self.places.scratch.parent)
+            ours = (self.places.run, self.places.scratch.parent, self.places.attempts)
             if tree is None or not any(tree.source.is_relative_to(each) for each in ours):
                 continue
             point = tree.source / mount.at.relative_to(tree.at)
@@ -662,58 +712,123 @@ class Bench:
     # Through the executor
 
     async def _run_watched(
-        self, steps: list[dict[str, Any]], folder: Path, watching: Watching | None
-    ) -> tuple[dict[str, Any], Hopeless | None]:
-        """Run a sample's steps to their end, or until it is clear that it cannot win."""
-        file = folder / "result.json"
+        self, job: dict[str, Json], place: Path, folder: Path, watching: Watching | None, *,
+        leased: bool,
+    ) -> tuple[dict[str, Any], Hopeless | None]:  # fmt: skip
+        """Run a sample's job to its end, or until it is clear that it cannot win."""
+        file, logs = (place / attempt.RESULT, place / "logs") if self._kept else (
+            folder / "result.json", folder
+        )  # fmt: skip
         if watching is None:
-            return await self._run(steps, result=file), None
-        job = asyncio.ensure_future(self._run(steps, result=file))
-        eye = asyncio.ensure_future(watching(folder / "run.log"))
+            return await self._run(job, leased=leased), None
+        running = asyncio.ensure_future(self._run(job, leased=leased))
+        eye = asyncio.ensure_future(watching(logs / "run.log"))
         try:
-            await asyncio.wait({job, eye}, return_when=asyncio.FIRST_COMPLETED)
-            if job.done():
-                return job.result(), None
+            await asyncio.wait({running, eye}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                return running.result(), None
             hopeless = eye.result()
-            job.cancel()
-            await asyncio.wait({job})
-            if not job.cancelled():
-                return job.result(), None  # it came to its end in that very moment
+            running.cancel()
+            await asyncio.wait({running})
+            if not running.cancelled():
+                return running.result(), None  # it came to its end in that very moment
             known = json.loads(file.read_text()) if file.exists() else None
             cut = known is None or any(each["outcome"] == "cancelled" for each in known["steps"])
             return known or {}, hopeless if cut else None
         finally:
-            for each in (job, eye):
+            for each in (running, eye):
                 each.cancel()
-            await asyncio.gather(job, eye, return_exceptions=True)
+            await asyncio.gather(running, eye, return_exceptions=True)
 
-    async def _run(
-        self,
-        steps: list[dict[str, Any]],
-        bounds: Mapping[str, Json] = MappingProxyType({}),
-        *,
-        result: Path | None = None,
-    ) -> dict[str, Any]:
-        """Run a job; ``bounds`` are those that differ from a candidate's."""
+    def holds(self, lease: str) -> bool:
+        """Whether the job of a lease was submitted by an earlier engine, or by this one."""
+        return bool(self._kept and lease) and attempt.held(self.places.attempts / lease)
+
+    def tidy(self, keep: str = "") -> None:
+        """End jobs that an earlier engine left to an executor, but for that of a lease to keep.
+
+        Directories go where nobody writes to them any more.
+        """
+        places = sorted(self.places.attempts.glob(f"*/{attempt.JOB}"))
+        for place in (each.parent for each in places):
+            if place.name != keep and attempt.give_up(place):
+                remove(place)
+        if self.places.attempts.is_dir() and not any(self.places.attempts.glob(f"*/{attempt.JOB}")):
+            remove(self.places.attempts)
+
+    def _place(self, name: str, lease: str = "") -> Path:
+        """An empty directory for one job: named by its lease where it may outlive the engine."""
+        if self._kept:
+            return fresh(self._kept / (lease or secrets.token_hex(8)))
+        return fresh(self.places.scratch / name)
+
+    def _deliver(self, place: Path, folder: Path) -> Path:
+        """Bring the logs of a job that ran in a directory of its own to where they are kept."""
+        if self._kept:
+            for log in (place / "logs").iterdir():
+                shutil.move(log, folder / log.name)
+        return folder
+
+    def _job(
+        self, steps: list[dict[str, Any]], bounds: Mapping[str, Json] = MappingProxyType({}), *,
+        result: Path | None = None, place: Path | None = None, nonce: str = "",
+    ) -> dict[str, Json]:  # fmt: skip
+        """The job of these steps; ``bounds`` are those that differ from a candidate's.
+
+        One for the executor has a ``place``: there, where jobs outlive us, is all it works with.
+        """
+        away = place if self._kept else None
+        if away is not None and self.sandbox.level is not Level.NONE:
+            steps = [self._trial(away), *steps]
         job: dict[str, Json] = {
-            "nonce": secrets.token_hex(8),
-            "result": str(result) if result else None,
+            "nonce": away.name if away else nonce or secrets.token_hex(8),
+            "result": str(result) if result and not away else None,
             "steps": [
                 {**step, "processes": [self.sandbox.process(box) for box in step["processes"]]}
                 for step in steps
             ],
-            "cores": list(self._cores),
-            "memory_bytes": self._memory_bytes,
+            "cores": None if away else list[Json](self._cores),
+            "memory_bytes": self.contract.run.memory_bytes if away else self._memory_bytes,
             "processes": PROCESSES,
             "log_bytes": LOG_BYTES,
             "output_bytes": OUTPUT_BYTES,
             "disk_bytes": DISK_BYTES,
             **bounds,
         }
-        answer = await self.executor.run(job)
+        if away is not None:
+            job |= {"directory": str(away), "cpus": self.contract.run.cpus}
+            job["inherit"] = list[Json](GRANTED)
+        return job
+
+    def _trial(self, place: Path) -> dict[str, Any]:
+        """A step that fails on a machine that does not confine as this one does."""
+        mounts = [*self._tools, *self._private(place / "trial-private")]
+        argv, env = self.sandbox.trial(place / attempt.JOB), {"PATH": "/usr/bin:/bin"}
+        return _step(TRIAL, [Box(argv, Path("/"), env, place / "trial.log", mounts)], TRIAL_S)
+
+    async def _run(
+        self, job: dict[str, Json], executor: Executor | None = None, *, leased: bool = False
+    ) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = await (executor or self.executor).run(job)
+        except UnansweredError:
+            if not leased:  # nobody would come back for it
+                attempt.give_up(Path(str(job["directory"])))
+            raise
         if answer["nonce"] != job["nonce"]:
             raise EvaluationError("the executor answered for another job")
         self.account = str(answer["account"])
+        first = answer["steps"][0]
+        if first["name"] == TRIAL:
+            if first["outcome"] != "ok":
+                why = OPEN.get(first["exit_code"], first["detail"])
+                log = Path(str(job["directory"])) / "trial.log"
+                attempt.give_up(log.parent)
+                raise ExecutorError(
+                    f"node {answer['node']} does not confine at level"
+                    f" {self.sandbox.level.value}: {why}: {last_line(log)}"
+                )
+            del answer["steps"][0]
         return answer
 
 

@@ -169,6 +169,8 @@ def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
     """The next step of an experiment: its decision, or what must be measured for it."""
     if rule.until_pass and _passes(standing, evidence):
         return _decide_pass(standing, evidence)
+    if not standing.incumbent and not evidence.incumbent_fresh:
+        return MoreSamples("incumbent", "it was not measured on such a machine yet")
     if standing.noise.exact and rule.confirm != "never" and _agrees(evidence):
         return _decide_exact(rule, standing, evidence)
     if _stale(standing) and not evidence.incumbent_fresh:
@@ -342,7 +344,8 @@ def _agrees(evidence: Evidence) -> bool:
 
 def _decide_exact(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
     """One identical pair of fresh samples confirms; simplicity breaks ties."""
-    value, reference = evidence.screen, standing.incumbent[0].value
+    known = [*(each.value for each in standing.incumbent), *evidence.incumbent_fresh]
+    value, reference = evidence.screen, known[0]
     gain = reference - value if rule.direction == "lower" else value - reference
     # What no passing test covers could go unseen.
     simpler = gain == 0 and evidence.tokens_added < 0 and not rule.until_pass

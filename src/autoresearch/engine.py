@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import secrets
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from .decide import (
     decide,
 )
 from .desk import Desk
-from .errors import AgentError, AutoresearchError, DiskFullError, ExecutorError, UserError
+from .errors import (
+    AgentError,
+    AutoresearchError,
+    DiskFullError,
+    ExecutorError,
+    UnansweredError,
+    UserError,
+)
 from .executors.local import LocalExecutor
 from .failpoint import failpoint
 from .journal import ideas
@@ -49,6 +57,7 @@ from .watch import Watch
 from .workspace import Captured, Workspace
 
 VOIDS = 2
+BASELINE_VOIDS = 12
 INBOX_S = 0.25
 BACK_OFF_S = 1.0
 LONGEST_BACK_OFF_S = 600.0
@@ -86,8 +95,10 @@ class Engine:
         self.run = run
         self.view = run.view
         self.contract = contract
-        self.executor = executor or LocalExecutor()
-        self.bench = Bench(contract, run.places, run.store, self.view.base, sandbox, self.executor)
+        self.bench = Bench(
+            contract, run.places, run.store, self.view.base, sandbox,
+            executor or registry.executor(contract), here=LocalExecutor(),
+        )  # fmt: skip
         self.workspace = Workspace(run.store, self.bench.scope, run.places.inner)
         self.desk = Desk(run, contract, self.bench, self.workspace)
         self.rule = Rule(
@@ -112,6 +123,7 @@ class Engine:
     async def loop(self, *, ticket: str | None = None) -> End:
         """Run until a limit, the target or a person says stop; or until ``ticket`` is decided."""
         self.run.append("engine_started", level=self.bench.sandbox.level.value)
+        self.bench.tidy(keep=self._lease)
         self._read_inbox()  # what waited for an engine comes first
         self._watching = watch = asyncio.ensure_future(self._watch_inbox())
         end = End("interrupted", interrupted=True)
@@ -136,8 +148,7 @@ class Engine:
             raise
         finally:
             watch.cancel()
-            await self.executor.close()
-            self.bench.clear()
+            await self.bench.close()
             with contextlib.suppress(DiskFullError):  # it ended all the same
                 self.run.append("run_ended", reason=end.reason)
         return end
@@ -388,6 +399,11 @@ class Engine:
 
     def _judge_baseline(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
         samples = [each.sample for each in record.taken if each.sample.outcome is not Outcome.VOID]
+        if len(record.taken) - len(samples) > BASELINE_VOIDS:
+            raise UserError(
+                f"the baseline cannot be measured: {record.taken[-1].sample.reason}",
+                fix="give it machines that are free and of one kind (docs/clusters.md)",
+            )
         for sample in samples:
             if sample.outcome is not Outcome.OK:
                 k = record.taken[-1].k
@@ -426,7 +442,7 @@ class Engine:
             incumbent_fresh=record.values(Role.INCUMBENT),
             guards_passed=bool(record.guards_passed) or not self.contract.guards,
         )
-        step = decide(self.rule, self.view.standing(), evidence)
+        step = decide(self.rule, self.view.standing(self._comparable(record)), evidence)
         if isinstance(step, Decision) and (said := record.own[-1].reason):
             return replace(step, reason=f"{step.reason}; {said}")
         return step
@@ -472,15 +488,32 @@ class Engine:
                 counts=list[Json](report.counts),
             )  # fmt: skip
             return
-        role, commit = self._role(step, record)
-        seed = self._next_seed(record)
-        self.run.record_attempt(number, k, role, seed, commit)
+        if not self._lease:
+            role, commit = self._role(step, record)
+            seed, lease = self._next_seed(record), secrets.token_hex(8)
+            self.run.record_attempt(number, k, role, seed, commit, lease)
+        await self._finish(record)
+
+    @property
+    def _lease(self) -> str:
+        """The lease of the sample in flight, where an executor still holds its job; else empty."""
+        record = self.view.unfinished
+        lease = str(record.in_flight.get("lease", "")) if record and record.in_flight else ""
+        return lease if self.bench.holds(lease) else ""
+
+    async def _finish(self, record: Experiment) -> None:
+        """Take the sample that was announced; perhaps an engine that was killed began it."""
+        announced: Any = record.in_flight
+        number, k, role = record.number, announced["k"], Role(announced["role"])
+        seed, commit, lease = announced["seed"], announced["commit"], announced["lease"]
         try:
             watching = self.watch.over(role, seed)
             measured = await self.bench.measure(
-                commit, number, k, seed, known=self.view.known, watching=watching
+                commit, number, k, seed, known=self.view.known, watching=watching, lease=lease
             )
-            sample = self._unless_void(measured)
+            sample = self._unless_void(measured, record)
+        except UnansweredError:
+            raise  # its job may be running: the next turn asks again
         except ExecutorError as error:
             self.bench.clear()
             self.run.require_room()
@@ -499,7 +532,15 @@ class Engine:
             return Role.INCUMBENT, record.parent
         return (Role.FRESH if record.values(Role.SCREEN) else Role.SCREEN), record.commit
 
-    def _unless_void(self, sample: Sample) -> Sample:
+    def _comparable(self, record: Experiment) -> str | None:
+        """The hardware whose values an experiment is compared with; None where it is no matter."""
+        return None if self.contract.suite is not None else record.hardware
+
+    def _unless_void(self, sample: Sample, record: Experiment) -> Sample:
+        others = self._comparable(record) or sample.hardware
+        if sample.hardware != others and sample.outcome in (Outcome.OK, Outcome.TIMEOUT):
+            reason = f"taken on {sample.hardware}, the others of this experiment on {others}"
+            return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
         return unless_void(sample, self.contract.run, self.view.shares, exact=self.view.noise.exact)
 
     def _next_seed(self, record: Experiment) -> int:

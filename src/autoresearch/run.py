@@ -55,7 +55,7 @@ class Run:
         try:
             inbox.take(places.run, inbox.PASSING)  # meant for an engine that is gone
             for each in (places, places.apart()):
-                sandbox.sweep(each.scratch.parent)
+                sandbox.sweep(each.scratch.parent, each.attempts)
                 remove(each.work or each.scratch)
             self.store.clear_leftovers()
             self._mend_journal()
@@ -222,9 +222,12 @@ class Run:
         )
         return self.view.experiments[number]
 
-    def record_attempt(self, number: int, k: int, role: Role, seed: int, commit: str) -> None:
-        """Journal that a sample is about to be taken."""
-        self.append("attempt", number, k=k, role=role.value, seed=seed, commit=commit)
+    def record_attempt(
+        self, number: int, k: int, role: Role, seed: int, commit: str, lease: str
+    ) -> None:
+        """Journal that a sample is about to be taken; ``lease`` is its job's nonce."""
+        body: dict[str, Json] = {"role": role.value, "seed": seed, "commit": commit}
+        self.append("attempt", number, k=k, **body, lease=lease)
 
     def record_sample(self, number: int, k: int, role: Role, sample: Sample, gpus: int) -> None:
         """Journal a sample."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -71,6 +72,12 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 # A user that owns nothing, for what root starts where processes cannot be hidden.
 SPARE_UIDS = range(64_000, 64_100)
 LEVEL = "AUTORESEARCH_LEVEL"
+OPEN = {
+    11: "foreign files or processes are readable inside",
+    12: "processes outside are visible inside",
+    13: "the network is visible inside",
+    14: "the system is writable inside",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +177,13 @@ class Sandbox:
             "loopback": box.loopback and self.level is Level.NAMESPACES,
         }
 
+    def trial(self, canary: Path) -> list[str]:
+        """A program that exits with 0 where this level holds; ``canary`` is a file outside of it.
+
+        For machines that a job has come to and where nobody could probe before.
+        """
+        return ["/bin/sh", "-c", _ways_out(canary, remaps=self.remaps)]
+
     def require_loopback(self, wanted: bool) -> None:
         """Refuse a task whose processes need a network of their own where there is none.
 
@@ -191,7 +205,7 @@ class Sandbox:
         write = [Path("/dev/shm")] if box.whole_system else []
         devices = [Path(name) for name in DEVICES]
         if box.gpus:
-            devices += sorted(Path("/dev").glob("nvidia*"))
+            devices += _gpu_devices()
             read.append(Path("/proc/driver"))
         without = [] if box.whole_system else [Path(__file__).parent, *map(Path, KEYS)]
         mounts = _shown(box.mounts)
@@ -229,8 +243,8 @@ class Sandbox:
             argv += _system_root()
         argv += ["--proc", "/proc", "--dev", "/dev"]
         if box.gpus:
-            for device in sorted(Path("/dev").glob("nvidia*")):
-                argv += ["--dev-bind", str(device), str(device)]
+            for device in _gpu_devices():
+                argv += ["--dev-bind-try", str(device), str(device)]
         for scratch in ("/dev/shm", "/tmp", *_private_home(self.home)):
             argv += ["--size", str(self.scratch_bytes), "--tmpfs", scratch]
         package = Path(__file__).parent
@@ -258,6 +272,25 @@ def _words(paths: Sequence[Path]) -> list[Json]:
 def _program(name: str, cwd: Path, env: Mapping[str, str]) -> str:
     found = shutil.which(name, path=env.get("PATH")) if "/" not in name else None
     return found or str(cwd / name)
+
+
+def _gpu_devices() -> list[Path]:
+    """Device files of GPUs: those of this machine, and those that a node it is sent to may have."""
+    here = Path("/dev").glob("nvidia*")
+    there = [*range(16), "ctl", "-uvm", "-uvm-tools", "-modeset"]
+    return sorted({*here, *(Path(f"/dev/nvidia{name}") for name in there)})
+
+
+def _ways_out(*files: Path, remaps: bool) -> str:
+    """A shell script that exits with a key of ``OPEN`` where something is, or 0."""
+    hidden = (
+        " test $(ls -d /proc/[0-9]* | wc -l) -lt 9 || exit 12;"
+        " test $(tail -n +3 /proc/net/dev | wc -l) -le 1 || exit 13;"
+    )
+    return (
+        f"cat {shlex.join(map(str, files))} 2>/dev/null && exit 11;{hidden if remaps else ''}"
+        " touch /usr/.autoresearch-probe 2>/dev/null && exit 14; exit 0"
+    )
 
 
 def _private_home(home: Path) -> tuple[str, ...]:
@@ -368,22 +401,11 @@ def _namespaces(home: Path) -> tuple[Sandbox, str]:
     with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
         canary = Path(folder) / "canary"
         canary.write_text("secret")
-        attack = (
-            f"cat {canary} /proc/{os.getpid()}/environ 2>/dev/null && exit 11;"
-            " test $(ls -d /proc/[0-9]* | wc -l) -lt 9 || exit 12;"
-            " test $(tail -n +3 /proc/net/dev | wc -l) -le 1 || exit 13;"
-            " touch /usr/.autoresearch-probe 2>/dev/null && exit 14; exit 0"
-        )
+        attack = _ways_out(canary, Path(f"/proc/{os.getpid()}/environ"), remaps=True)
         result = _attack(sandbox, ["/bin/sh", "-c", attack])
-    broken = {
-        0: "",
-        11: "bubblewrap does not confine here: foreign files or processes are readable inside",
-        12: "bubblewrap does not confine here: processes outside are visible inside",
-        13: "bubblewrap does not confine here: the network is visible inside",
-        14: "bubblewrap does not confine here: the system is writable inside",
-    }
-    why = broken.get(result.returncode, f"bubblewrap does not confine here: {_last_words(result)}")
-    return sandbox, why
+    fallback = _last_words(result) if result.returncode else ""
+    said = OPEN.get(result.returncode, fallback)
+    return sandbox, f"bubblewrap does not confine here: {said}" if said else ""
 
 
 def _landlock(home: Path) -> tuple[Sandbox, str]:
@@ -499,8 +521,10 @@ def _last_words(result: subprocess.CompletedProcess[bytes]) -> str:
     return said[-1] if said else f"exit {result.returncode}"
 
 
-def sweep(run: Path) -> int:
+def sweep(run: Path, spared: Path | None = None) -> int:
     """Kill processes that a killed engine left behind: those that were shown a file of its run.
+
+    But not those that were shown a file below ``spared``: they are meant to outlive it.
 
     They die with the engine and its runner, but for the instant before they have armed that, and
     for daemons at the levels that cannot hide processes. Only for the holder of the run's lock.
@@ -508,9 +532,12 @@ def sweep(run: Path) -> int:
     """
     killed = 0
     ours = os.fsencode(f"{run}{os.sep}")
+    others = os.fsencode(f"{spared}{os.sep}") if spared else b"\0"
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
+            if any(word.startswith(others) for word in words):
+                continue
             sandboxed = words[0].endswith(b"bwrap") and any(w.startswith(ours) for w in words)
             if sandboxed or b"\0TMPDIR=" + ours in b"\0" + (folder / "environ").read_bytes():
                 os.kill(int(folder.name), signal.SIGKILL)

@@ -134,8 +134,8 @@ async def _measure(
     places = Places(contract.root / FOLDER / CHECK, repository, contract.root)
     fresh(places.run)
     git.exclude(repository, f"{FOLDER}/")
-    store, executor = Store.create(places.run / "store.git"), LocalExecutor()
-    bench = Bench(contract, places, store, base, box, executor)
+    store, executor = Store.create(places.run / "store.git"), registry.executor(contract)
+    bench = Bench(contract, places, store, base, box, executor, here=LocalExecutor())
     finding = Finding()
     scope, dirty = Scope(contract.task), git.uncommitted(repository)
     if changed := [name for name in task.names(contract, dirty) if scope.editable(name)]:
@@ -185,9 +185,8 @@ async def _measure(
                 " (kernel.perf_event_paranoid above 2)"
             )
     finally:
-        await executor.close()
+        await bench.close()
         store.close()
-        bench.clear()
     return finding
 
 

@@ -12,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from .. import config
+from .. import config, registry
 from ..bench import Bench
 from ..errors import UserError
 from ..executors.local import LocalExecutor
@@ -108,10 +108,9 @@ def _measure(
     held: Run, contract: Contract, box: Sandbox, samples: int, each: bool
 ) -> Verification | None:
     """Verify until done or interrupted, then with None."""
-    executor = LocalExecutor()
     bench = Bench(
-        contract, held.places, held.store, held.view.base, box, executor,
-        sealed=bool(contract.task.sealed),
+        contract, held.places, held.store, held.view.base, box, registry.executor(contract),
+        here=LocalExecutor(), sealed=bool(contract.task.sealed),
     )  # fmt: skip
     pressed = False
 
@@ -128,12 +127,9 @@ def _measure(
         except StopAsyncIteration:
             return None
         finally:
-            await executor.close()
+            await bench.close()
 
-    try:
-        return interruptible(work(), press)
-    finally:
-        bench.clear()
+    return interruptible(work(), press)
 
 
 def _print(contract: Contract, view: RunView, record: Verification) -> None:

@@ -106,6 +106,12 @@ class Experiment:
         return [each.sample for each in self.taken if each.role is not Role.INCUMBENT]
 
     @property
+    def hardware(self) -> str | None:
+        """The kind of machine that its samples were taken on; None before the first."""
+        told = (each.sample for each in self.taken if each.sample.outcome is not Outcome.VOID)
+        return next((sample.hardware for sample in told), None)
+
+    @property
     def memory_gb(self) -> float:
         return max((sample.memory_gb for sample in self.own), default=0.0)
 
@@ -148,7 +154,7 @@ class RunView:
         self.cost_usd = 0.0
         self.condensed: int | None = None
         self.agent_failures: dict[AgentFailure, int] = dict.fromkeys(AgentFailure, 0)
-        self.references: list[tuple[float, int, bool]] = []
+        self.references: list[tuple[float, int, bool, str]] = []
         self.closed_noise = Noise()
         self.credit_used = 0.0
         self.confirmations: list[bool] = []
@@ -215,15 +221,19 @@ class RunView:
 
     @property
     def noise(self) -> Noise:
-        values = [value for value, _, _ in self.references]
-        return self.closed_noise.settle(values) if len(values) > 1 else self.closed_noise
+        noise = self.closed_noise
+        for kind in dict.fromkeys(kind for *_, kind in self.references):
+            values = [value for value, _, _, other in self.references if other == kind]
+            noise = noise.settle(values) if len(values) > 1 else noise
+        return noise
 
-    def standing(self) -> Standing:
-        """What the run knew before the experiment in flight."""
+    def standing(self, hardware: str | None = None) -> Standing:
+        """What the run knew before the experiment in flight: of machines of one kind, or of all."""
         now = len(self.decided)
-        values = {value for value, _, _ in self.references}
+        known = [each for each in self.references if hardware in (None, each[3])]
+        values = {value for value, *_ in known}
         return Standing(
-            incumbent=tuple(Reference(v, now - then, kept) for v, then, kept in self.references),
+            incumbent=tuple(Reference(v, now - then, kept) for v, then, kept, _ in known),
             noise=self.noise,
             credit_used=self.credit_used,
             recent_confirmations=(sum(self.confirmations), len(self.confirmations)),
@@ -418,7 +428,9 @@ class RunView:
             # What has the same form as an earlier one and ran all the same is less code.
             self.forms[experiment.form] = experiment.number
         now = len(self.decided)
-        self.references += [(value, now, False) for value in experiment.values(Role.INCUMBENT)]
+        kind = experiment.hardware or ""
+        values = experiment.values(Role.INCUMBENT)
+        self.references += [(value, now, False, kind) for value in values]
         del self.references[:-REFERENCES_KEPT]
         fresh = experiment.values(Role.FRESH)
         if fresh and experiment.kind is not Kind.BASELINE:
@@ -439,7 +451,8 @@ class RunView:
         )
         now = len(self.decided)
         selected = experiment.kind is not Kind.BASELINE
-        self.references = [(value, now, selected) for value in values]
+        kind = experiment.hardware or ""
+        self.references = [(value, now, selected, kind) for value in values]
         self.kept.append(experiment)
         gain = decision.gain or 0.0
         self.credit_used = 0.0 if gain > 0 else self.credit_used - gain
@@ -508,6 +521,7 @@ def sample_body(sample: Sample) -> dict[str, Json]:
         "told": sample.told,
         "tally": asdict(sample.tally) if sample.tally else None,
         "foretold": sample.foretold,
+        "hardware": sample.hardware,
     }
 
 
@@ -528,4 +542,5 @@ def sample_of(body: dict[str, Any]) -> Sample:
         told=body.get("told", ""),
         tally=Tally(**body["tally"]) if body.get("tally") else None,
         foretold=body.get("foretold"),
+        hardware=body.get("hardware", ""),
     )
