@@ -105,6 +105,12 @@ def test_program_md_is_found(tmp_path: Path) -> None:
         (MINIMAL + "[search.space]\nLR = { }\n", "needs low and high, or choices"),
         (MINIMAL + "[limits]\nexperiments = -1\n", "limits.experiments = -1: must be greater"),
         (MINIMAL + "[parallel]\nworkers = 4\n", "parallel.workers = 4: only 1 is possible yet"),
+        (MINIMAL + "[parallel]\nworker = 1\n", "did you mean workers?"),
+        (MINIMAL + '[parallel.slurm]\nargs = ["--time=5"]\n', "--time is set by us"),
+        (MINIMAL + '[parallel.slurm]\nargs = ["gpu"]\n', "one option of sbatch"),
+        (MINIMAL + '[parallel.slurm]\nqueue = "gpu"\n', "unknown key; known are python"),
+        (MINIMAL + "[parallel.slurm]\nmax_in_flight = 0\n", "max_in_flight = 0: must be greater"),
+        (MINIMAL + '[parallel.ray]\naddress = "head:8265"\n', "must be the address of Ray's"),
         (MINIMAL + "[guard]\ncommand = 3\n", "guard.command = 3: a command is one string"),
     ],
 )

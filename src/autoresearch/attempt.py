@@ -34,10 +34,10 @@ class Attempt:
         """What a scheduler calls it."""
         return f"autoresearch-{self.nonce}"
 
-    def prepare(self, job: dict[str, Json]) -> None:
-        """Put job and runner there, durably, unless an earlier engine did."""
+    def prepare(self, job: dict[str, Json]) -> bool:
+        """Put job and runner there, durably; false where that was done before."""
         if (self.folder / JOB).exists():
-            return
+            return False
         self.folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(RUNNER, self.folder / RUNNER.name)
         draft = self.folder / f"{JOB}.new"
@@ -46,6 +46,7 @@ class Attempt:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.folder / JOB)
+        return True
 
     @property
     def claimed(self) -> bool:

@@ -388,7 +388,7 @@ class QueueSection(Section):
 
     python: str = Field(default="python3", min_length=1)
     max_in_flight: int = Field(default=64, ge=1, le=10_000)
-    poll: Duration = 5.0
+    poll: Duration = 15.0
     lost: Duration = 60.0
 
 

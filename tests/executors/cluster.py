@@ -157,6 +157,11 @@ class Cluster:
         self.daemons[name].kill()
         self.daemons[name].wait()
 
+    def stop(self, name: str) -> None:
+        """End a daemon in good order; a controller writes down what it knows."""
+        self.daemons[name].terminate()
+        self.daemons[name].wait()
+
     def call(self, *argv: str) -> str:
         """What one of Slurm's commands prints; empty where it fails."""
         done = subprocess.run(

@@ -19,7 +19,7 @@ from ..attempt import Attempt
 from ..errors import ExecutorError, UnansweredError
 from ..types import Json
 
-GLANCE_S = 0.25
+GLANCE_S = 0.5
 SILENT_S = 300.0
 CANCEL_S = 60.0
 
@@ -80,7 +80,7 @@ class QueueExecutor:
         self._asking = asyncio.Lock()
         self._asked = 0.0
         self._watched: dict[str, Attempt] = {}
-        self._seen: Mapping[str, Seen] = {}
+        self._seen: dict[str, Seen] = {}
 
     async def run(self, job: dict[str, Json]) -> dict[str, Json]:
         """Run one job to its end, or go on waiting for it; cancelling the task ends it first.
@@ -113,13 +113,13 @@ class QueueExecutor:
             await self._end(attempt)
 
     async def _follow(self, attempt: Attempt, job: Mapping[str, Any]) -> dict[str, Json]:
-        attempt.prepare(dict(job))
+        new = attempt.prepare(dict(job))
         if (result := attempt.result()) is not None:
             return result
-        seen = await self._where(attempt.name, now=True)
+        seen = UNKNOWN if new else await self._where(attempt.name, now=True)
         if seen is UNKNOWN and not attempt.claimed:
             await self.scheduler.submit(attempt, job)
-            seen = await self._where(attempt.name, now=True)
+            seen = self._seen[attempt.name] = Seen(State.QUEUED)
         ended: float | None = None
         beat, alive = attempt.beat, time.monotonic()
         while (result := attempt.result()) is None:
@@ -128,7 +128,10 @@ class QueueExecutor:
                 beat, alive = attempt.beat, now
             ended = (ended or now) if seen.state is State.ENDED else None
             if ended is not None and now >= ended + self.lost_s:
-                raise ExecutorError(f"the job ended without a result: {seen.detail}")
+                # It may have been asked for just before it was submitted.
+                seen = await self._where(attempt.name, now=True)
+                if seen.state is State.ENDED and attempt.result() is None:
+                    raise ExecutorError(f"the job ended without a result: {seen.detail}")
             if attempt.claimed and now >= alive + SILENT_S:
                 with contextlib.suppress(UnansweredError):
                     await self.scheduler.cancel(attempt.name)
@@ -141,7 +144,7 @@ class QueueExecutor:
         """What the scheduler said last; asked for all jobs in flight at most every ``poll_s``."""
         async with self._asking:
             if now or time.monotonic() >= self._asked + self.poll_s:
-                self._seen = await self.scheduler.states(sorted(self._watched))
+                self._seen = dict(await self.scheduler.states(sorted(self._watched)))
                 self._asked = time.monotonic()
         return self._seen.get(name, UNKNOWN)
 

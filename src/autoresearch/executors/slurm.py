@@ -21,7 +21,6 @@ from ..types import Contract
 from .queue import QueueExecutor, Scheduler, Seen, State
 
 ANSWER_S = 60.0
-POLL_S = 5.0
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD"})
 RUNNING = frozenset(
     {"CONFIGURING", "RUNNING", "COMPLETING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED",

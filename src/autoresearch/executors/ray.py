@@ -1,0 +1,136 @@
+"""Runs jobs on a Ray cluster through its Jobs REST interface: plain HTTP, nothing of Ray's here.
+
+Not Ray tasks: those die with their driver and are run again by themselves. A job is started once;
+an attempt that is lost is ours to repeat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import os
+import shlex
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..attempt import RUNNER, Attempt
+from ..errors import UnansweredError, UserError
+from ..types import Contract
+from .queue import QueueExecutor, Scheduler, Seen, State
+
+ANSWER_S = 30.0
+STATES = {"PENDING": State.QUEUED, "RUNNING": State.RUNNING}
+MOST_BYTES = 1 << 20
+
+
+def executor(contract: Contract) -> QueueExecutor:
+    """The executor that ``[parallel.ray]`` describes."""
+    own: dict[str, Any] = dict(contract.parallel.options["ray"])
+    run = contract.run
+    wanted: dict[str, Any] = {"entrypoint_num_cpus": run.cpus}
+    if run.gpus:
+        wanted["entrypoint_num_gpus"] = run.gpus
+    if run.memory_bytes is not None:
+        wanted["entrypoint_memory"] = run.memory_bytes
+    if own["resources"]:
+        wanted["entrypoint_resources"] = own["resources"]
+    scheduler = Ray(own["address"], own["token"], own["python"], wanted)
+    return QueueExecutor(
+        scheduler, max_in_flight=own["max_in_flight"], poll_s=own["poll"], lost_s=own["lost"]
+    )
+
+
+class Ray(Scheduler):
+    """A Ray head; ``token`` names the variable that holds what it asks for, if it does."""
+
+    def __init__(
+        self, address: str, token: str | None, python: str, wanted: Mapping[str, Any]
+    ) -> None:
+        self.address = address
+        self.token = token
+        self.python = python
+        self.wanted = wanted
+        # The head is where jobs are sent, not where the world is reached through a proxy.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    async def submit(self, attempt: Attempt, job: Mapping[str, Any]) -> None:
+        """Start an attempt under its name; one that is known is not started again."""
+        runner = shlex.join([self.python, "-I", "-S", "-B", str(attempt.folder / RUNNER.name),
+                             "--attempt", str(attempt.folder)])  # fmt: skip
+        body = {"submission_id": attempt.name, "entrypoint": f"exec {runner}", **self.wanted}
+        if await self._job(attempt.name) is None:
+            await self._call("POST", "/api/jobs/", body)
+
+    async def states(self, names: Sequence[str]) -> dict[str, Seen]:
+        """Where these jobs are; asked one by one, as Ray's list holds every job there ever was."""
+        found = {}
+        for name in names:
+            if (job := await self._job(name)) is not None:
+                detail = " ".join(f"{job['status']}: {job.get('message') or ''}".split())
+                found[name] = Seen(STATES.get(job["status"], State.ENDED), detail[:300])
+        return found
+
+    async def cancel(self, name: str) -> None:
+        """Let Ray stop a job: SIGTERM first, SIGKILL three seconds later."""
+        if (job := await self._job(name)) is not None and job["status"] in STATES:
+            await self._call("POST", f"/api/jobs/{name}/stop")
+
+    async def _job(self, name: str) -> dict[str, Any] | None:
+        found: dict[str, Any] | None = await self._call("GET", f"/api/jobs/{name}")
+        return found
+
+    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """What Ray answers; None where it does not know the job.
+
+        Raises:
+            UnansweredError: it does not answer, or cannot now.
+            UserError: it wants another token, or is no Ray.
+        """
+        return await asyncio.to_thread(self._ask, method, path, body)
+
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        headers = {"Content-Type": "application/json"}
+        if self.token is not None:
+            if self.token not in os.environ:
+                raise UserError(
+                    f"parallel.ray.token = {self.token!r}: that variable is not set",
+                    fix=f"export {self.token}=..., or leave out token",
+                )
+            headers["Authorization"] = f"Bearer {os.environ[self.token]}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.address + path, data=data, headers=headers, method=method
+        )
+        try:
+            with self._opener.open(request, timeout=ANSWER_S) as answer:
+                return json.loads(answer.read(MOST_BYTES))
+        except urllib.error.HTTPError as error:
+            said = error.read(2000).decode(errors="replace").strip().splitlines()
+            return self._refused(error.code, said[-1] if said else error.reason)
+        except (OSError, http.client.HTTPException) as error:
+            raise UnansweredError(f"Ray at {self.address} does not answer: {error}") from None
+        except ValueError:
+            raise UserError(
+                f"parallel.ray.address = {self.address!r} does not answer as Ray does",
+                fix="give the address of its dashboard, usually port 8265",
+            ) from None
+
+    def _refused(self, code: int, said: str) -> None:
+        match code:
+            case 404:
+                return
+            case 401 | 403:
+                raise UserError(
+                    f"Ray at {self.address} refuses us: {code} {said}",
+                    fix="name the variable that holds its token: [parallel.ray] token",
+                )
+            case 400:
+                raise UserError(
+                    f"Ray refuses the job: {said}",
+                    fix="see [parallel.ray] and what [run] asks for (cpus, gpus, memory)",
+                )
+            case _:
+                raise UnansweredError(f"Ray at {self.address} says: {code} {said}")

@@ -1,0 +1,201 @@
+"""``autoresearch run --executor slurm`` on a real Slurm that misbehaves as clusters do."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autoresearch import sandbox
+from autoresearch.types import Outcome
+from tests.conftest import Toy, until
+from tests.executors.cluster import Cluster
+from tests.faults.story import story
+from tests.invariants import check_invariants
+
+# Counts its own starts outside of what a run looks at, and lasts as long as the test wants.
+TRAIN = """\
+import os, random, time
+LR = 0.5
+with open(STARTS, "a") as file:
+    print(os.environ["AUTORESEARCH_EXPERIMENT"], os.environ["AUTORESEARCH_SEED"], file=file)
+while os.path.exists(HOLD) and os.environ["AUTORESEARCH_EXPERIMENT"] == "1":
+    time.sleep(0.05)
+noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
+print("loss:", (LR - 0.1) ** 2 + noise)
+"""
+AGENT = """\
+#!/bin/sh
+awk '/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 4; next } { print }' train.py >new
+cat new >train.py; rm new
+"""
+SLURM = '[parallel]\nexecutor = "slurm"\n[parallel.slurm]\npoll = "0.5s"\nlost = "2s"\n'
+
+
+class World:
+    """A task on a cluster: ``hold`` keeps the samples of its first experiment running."""
+
+    def __init__(self, root: Path) -> None:
+        self.hold, self.starts_file = root / "hold", root / "starts"
+        train = f"STARTS, HOLD = {str(self.starts_file)!r}, {str(self.hold)!r}\n{TRAIN}"
+        self.task = Toy(
+            root / "task", {"train.py": train, "agent.sh": AGENT},
+            {
+                "run": f'command = "python3 train.py"\nbudget = "60s"\nreadable = ["{root}"]',
+                "keep": "confirm = 1",
+                "parallel": SLURM.removeprefix("[parallel]\n"),
+            },
+        ).create()  # fmt: skip
+
+    def starts(self) -> list[str]:
+        return self.starts_file.read_text().splitlines() if self.starts_file.exists() else []
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start a run, and wait until the first sample of its first experiment is running."""
+        self.hold.touch()
+        engine = self.task.start("run", "--tag", "t", "--max-experiments", "1", "--unconfined")
+        until(lambda: any(line.startswith("1 ") for line in self.starts()), 120)
+        return engine
+
+    def finish(self) -> None:
+        self.hold.unlink(missing_ok=True)
+        self.task.call("run", "--tag", "t", "--max-experiments", "1", "--unconfined")
+
+
+@pytest.fixture
+def world(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", "none")  # so that a program can say when it runs
+    made = World(tmp_path)
+    yield made
+    made.hold.unlink(missing_ok=True)
+
+
+def active(slurm: Cluster) -> str:
+    """The jobs that have not ended."""
+    return slurm.call("squeue", "--noheader", "--format=%j %T %N")
+
+
+def test_a_killed_engine_finds_its_job_again_and_goes_on_without_a_cluster(world: World) -> None:
+    engine = world.begin()
+    engine.kill()
+    engine.wait()
+    before = world.starts()
+    world.hold.unlink()
+    world.finish()
+    view = check_invariants(world.task)
+    assert [each.decision.status.value for each in view.decided if each.decision] == ["keep"] * 2
+    first = view.experiments[1].taken[0]
+    assert (first.k, first.sample.outcome) == (0, Outcome.OK)
+    assert world.starts()[: len(before)] == before
+    assert len(set(world.starts())) == len(world.starts()), "a sample was taken twice"
+    assert {each.sample.node for each in view.experiments[1].taken} <= {"n1", "n2"}
+    argv = ("run", "--executor", "local", "--max-experiments", "2", "--unconfined")
+    world.task.call(*argv)
+    view = check_invariants(world.task)
+    own = view.experiments[2].own
+    assert len(view.decided) == 3 and own and own[0].node not in ("n1", "n2")
+
+
+def test_a_lost_node_costs_one_attempt(world: World, slurm: Cluster) -> None:
+    engine = world.begin()
+    node = next(line.split()[2] for line in active(slurm).splitlines() if "RUNNING" in line)
+    slurm.kill(node)  # what runs there goes on, as it does where a network breaks
+    try:
+        until(lambda: len([line for line in world.starts() if line[0] == "1"]) == 2, 120)
+        world.hold.unlink()
+        assert engine.wait(120) == 0
+    finally:
+        slurm.start_node(node)
+        slurm.wait(lambda: slurm.call("sinfo", "-h", "-o", "%T").split() == ["idle"])
+    lost, again = world.task.view().experiments[1].taken[:2]
+    assert (lost.sample.outcome, again.sample.outcome) == (Outcome.VOID, Outcome.OK)
+    assert "NODE_FAIL" in lost.sample.reason and lost.sample.seed == again.sample.seed
+    assert again.sample.node not in ("", node)
+    check_invariants(world.task)
+
+
+def test_a_scheduler_that_does_not_answer_is_waited_for(world: World, slurm: Cluster) -> None:
+    engine = world.begin()
+    slurm.stop("controller")
+    try:
+        until(lambda: "Slurm:" in (world.task.view().paused or ""), 120)
+        world.hold.unlink()  # the job ends while nobody can say so
+    finally:
+        slurm.start_controller()
+    assert engine.wait(120) == 0
+    view = check_invariants(world.task)
+    outcomes = [each.sample.outcome for each in view.experiments[1].taken]
+    reasons = [each.sample.reason for each in view.experiments[1].taken]
+    assert set(outcomes) == {Outcome.OK}, f"an attempt was given up: {reasons}"
+    assert len(set(world.starts())) == len(world.starts()), "a sample was taken twice"
+
+
+def test_what_ends_an_engine_ends_its_job(world: World, slurm: Cluster) -> None:
+    engine = world.begin()
+    engine.terminate()
+    assert engine.wait(120) == 130
+    assert active(slurm) == ""
+    world.finish()
+    assert world.task.statuses() == ["keep", "keep"]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ('partition = "nosuch"', "Slurm refuses the job: sbatch: error: invalid partition"),
+        ('args = ["--gres=gpu:7"]', "Slurm refuses the job: sbatch: error: "),
+    ],
+)
+def test_what_slurm_never_takes_is_an_input_error(
+    option: str, said: str, toy: Callable[..., Toy], slurm: Cluster
+) -> None:
+    task = toy(parallel=f'executor = "slurm"\n[parallel.slurm]\n{option}')
+    done = task.call("run", "--max-experiments", "1", code=2)
+    assert said in done.stderr and "[parallel.slurm]" in done.stderr
+
+
+def test_without_slurm_there_is_an_input_error(
+    toy: Callable[..., Toy],
+) -> None:
+    done = toy().call("run", "--executor", "slurm", "--max-experiments", "1", code=2)
+    assert "sbatch is not on the PATH" in done.stderr
+
+
+HOSTILE = """\
+import glob, json, os, pathlib
+NAMES = ("result.json", "heartbeat", "claim", "job.json", "cancel")
+out = pathlib.Path(os.environ["AUTORESEARCH_OUT"])
+folders = ["/", ".", "..", "../..", "/out", "/tmp", ATTEMPTS, *glob.glob(ATTEMPTS + "/*")]
+names = [f"{folder}/{name}" for folder in folders for name in NAMES]
+print(*filter(os.path.exists, names))
+for name in names:
+    try:
+        pathlib.Path(name).write_text(json.dumps({"nonce": "x", "steps": []}))
+    except OSError:
+        pass
+(out / "answer").write_text("0.5")
+print({name for name in os.environ if "SLURM" in name or "KEY" in name})
+"""
+
+
+def test_a_candidate_on_a_node_cannot_reach_what_its_runner_shares(
+    tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "secret")
+    task = story(tmp_path / "task")
+    hostile = f"ATTEMPTS = {str(task.root / '.autoresearch/t/attempts')!r}\n{HOSTILE}"
+    (task.root / "agent.sh").write_text(f"#!/bin/sh\ncat >train.py <<'EOF'\n{hostile}EOF\n")
+    contract = task.root / "autoresearch.toml"
+    contract.write_text(contract.read_text() + SLURM)
+    task.git("commit", "--quiet", "--all", "-m", "Hostile")
+    task.call("run", "--tag", "t", "--max-experiments", "1")
+    view = check_invariants(task)
+    assert task.statuses() == ["keep", "discard"]
+    sample = view.experiments[1].taken[0].sample
+    assert (sample.level, sample.outcome) == (sandbox.probe().level, Outcome.OK)
+    log = task.run_folder / "experiments" / "1" / "samples" / "0" / "run.log"
+    assert log.read_text() == "\nset()\n"
+    assert view.experiments[0].guards_passed and view.experiments[0].hardware
+    assert (log.parent / "result.json").exists() and not list(task.run_folder.glob("attempts"))
