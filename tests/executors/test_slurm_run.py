@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,62 +11,17 @@ from autoresearch import sandbox
 from autoresearch.types import Outcome
 from tests.conftest import Toy, until
 from tests.executors.cluster import Cluster
+from tests.executors.world import World
 from tests.faults.story import story
 from tests.invariants import check_invariants
 
-# Counts its own starts outside of what a run looks at, and lasts as long as the test wants.
-TRAIN = """\
-import os, random, time
-LR = 0.5
-with open(STARTS, "a") as file:
-    print(os.environ["AUTORESEARCH_EXPERIMENT"], os.environ["AUTORESEARCH_SEED"], file=file)
-while os.path.exists(HOLD) and os.environ["AUTORESEARCH_EXPERIMENT"] == "1":
-    time.sleep(0.05)
-noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
-print("loss:", (LR - 0.1) ** 2 + noise)
-"""
-AGENT = """\
-#!/bin/sh
-awk '/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 4; next } { print }' train.py >new
-cat new >train.py; rm new
-"""
-SLURM = '[parallel]\nexecutor = "slurm"\n[parallel.slurm]\npoll = "0.5s"\nlost = "2s"\n'
-
-
-class World:
-    """A task on a cluster: ``hold`` keeps the samples of its first experiment running."""
-
-    def __init__(self, root: Path) -> None:
-        self.hold, self.starts_file = root / "hold", root / "starts"
-        train = f"STARTS, HOLD = {str(self.starts_file)!r}, {str(self.hold)!r}\n{TRAIN}"
-        self.task = Toy(
-            root / "task", {"train.py": train, "agent.sh": AGENT},
-            {
-                "run": f'command = "python3 train.py"\nbudget = "60s"\nreadable = ["{root}"]',
-                "keep": "confirm = 1",
-                "parallel": SLURM.removeprefix("[parallel]\n"),
-            },
-        ).create()  # fmt: skip
-
-    def starts(self) -> list[str]:
-        return self.starts_file.read_text().splitlines() if self.starts_file.exists() else []
-
-    def begin(self) -> subprocess.Popen[bytes]:
-        """Start a run, and wait until the first sample of its first experiment is running."""
-        self.hold.touch()
-        engine = self.task.start("run", "--tag", "t", "--max-experiments", "1", "--unconfined")
-        until(lambda: any(line.startswith("1 ") for line in self.starts()), 120)
-        return engine
-
-    def finish(self) -> None:
-        self.hold.unlink(missing_ok=True)
-        self.task.call("run", "--tag", "t", "--max-experiments", "1", "--unconfined")
+SLURM = 'executor = "slurm"\n[parallel.slurm]\npoll = "0.5s"\nlost = "2s"\n'
 
 
 @pytest.fixture
 def world(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("AUTORESEARCH_LEVEL", "none")  # so that a program can say when it runs
-    made = World(tmp_path)
+    made = World(tmp_path, SLURM)
     yield made
     made.hold.unlink(missing_ok=True)
 
@@ -188,7 +142,7 @@ def test_a_candidate_on_a_node_cannot_reach_what_its_runner_shares(
     hostile = f"ATTEMPTS = {str(task.root / '.autoresearch/t/attempts')!r}\n{HOSTILE}"
     (task.root / "agent.sh").write_text(f"#!/bin/sh\ncat >train.py <<'EOF'\n{hostile}EOF\n")
     contract = task.root / "autoresearch.toml"
-    contract.write_text(contract.read_text() + SLURM)
+    contract.write_text(f"{contract.read_text()}[parallel]\n{SLURM}")
     task.git("commit", "--quiet", "--all", "-m", "Hostile")
     task.call("run", "--tag", "t", "--max-experiments", "1")
     view = check_invariants(task)

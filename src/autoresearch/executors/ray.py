@@ -108,8 +108,10 @@ class Ray(Scheduler):
             with self._opener.open(request, timeout=ANSWER_S) as answer:
                 return json.loads(answer.read(MOST_BYTES))
         except urllib.error.HTTPError as error:
-            said = error.read(2000).decode(errors="replace").strip().splitlines()
-            return self._refused(error.code, said[-1] if said else error.reason)
+            # A traceback, whose last line of words says what it is.
+            said = error.read(MOST_BYTES).decode(errors="replace").splitlines()
+            words = [line.strip() for line in said if any(map(str.isalpha, line))]
+            return self._refused(error.code, words[-1][:300] if words else error.reason)
         except (OSError, http.client.HTTPException) as error:
             raise UnansweredError(f"Ray at {self.address} does not answer: {error}") from None
         except ValueError:
