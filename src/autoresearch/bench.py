@@ -236,8 +236,8 @@ class Bench:
         """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``.
 
         ``known`` is what the baseline ran of its tests, where failing tests are counted. The sample
-        is ended early as soon as ``watching`` says that it cannot win. Of a
-        ``lease`` that is held (``holds``) the job is not begun anew, but waited for.
+        is ended early as soon as ``watching`` says that it cannot win. Of a ``lease`` that is held
+        (``holds``) the job is not begun anew, but waited for; it stays until ``forget`` is called.
 
         Raises:
             ExecutorError: the attempt is lost; of a lease that is still held, ``UnansweredError``.
@@ -262,7 +262,8 @@ class Bench:
         if sample.tally is not None and (changed := self._changed_test(commit, place / "tree")):
             reason = f"{changed} was changed while the test ran"
             sample = replace(sample, outcome=Outcome.CRASH, value=None, reason=reason)
-        remove(place)
+        if not lease or not self._kept:
+            remove(place)
         return sample
 
     def _measurement(
@@ -744,6 +745,11 @@ class Bench:
         """Whether the job of a lease was submitted by an earlier engine, or by this one."""
         return bool(self._kept and lease) and attempt.held(self.places.attempts / lease)
 
+    def forget(self, lease: str) -> None:
+        """Remove what is left of a lease's job: its sample is in the journal."""
+        if self._kept:
+            remove(self._kept / lease)
+
     def tidy(self, keep: str = "") -> None:
         """End jobs that an earlier engine left to an executor, but for that of a lease to keep.
 
@@ -763,10 +769,10 @@ class Bench:
         return fresh(self.places.scratch / name)
 
     def _deliver(self, place: Path, folder: Path) -> Path:
-        """Bring the logs of a job that ran in a directory of its own to where they are kept."""
+        """Copy the logs of a job that ran in a directory of its own to where they are kept."""
         if self._kept:
             for log in (place / "logs").iterdir():
-                shutil.move(log, folder / log.name)
+                shutil.copyfile(log, folder / log.name)
         return folder
 
     def _job(

@@ -524,6 +524,7 @@ class Engine:
             self.run.require_room()  # a crash on a full disk says nothing about the candidate
         failpoint("sample.taken")
         self.run.record_sample(number, k, role, sample, self.contract.run.gpus)
+        self.bench.forget(lease)
 
     def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
         if record.kind is Kind.BASELINE:

@@ -23,6 +23,11 @@ class TestSlurm(ExecutorContract):
         scheduler = Slurm(None, (), "python3", 60.0)
         return QueueExecutor(scheduler, max_in_flight=4, poll_s=0.5, lost_s=2.0)
 
+    def test_a_killed_engine_leaves_its_job_to_the_next(self) -> None:
+        super().test_a_killed_engine_leaves_its_job_to_the_next()
+        names = self.slurm.call("squeue", "--noheader", "--states=all", "--format=%j").split()
+        assert len(names) == len(set(names)), "it was submitted twice"
+
     def lose(self, job: dict[str, Any]) -> Callable[[], None]:
         name = f"--name=autoresearch-{job['nonce']}"
         node = self.slurm.call("squeue", "--noheader", "--format=%N", name).strip()

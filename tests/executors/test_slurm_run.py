@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from autoresearch import sandbox
+from autoresearch.bench import Places
+from autoresearch.failpoint import VARIABLE
+from autoresearch.run import FOLDER
 from autoresearch.types import Outcome
 from tests.conftest import Toy, until
 from tests.executors.cluster import Cluster
@@ -50,6 +54,23 @@ def test_a_killed_engine_finds_its_job_again_and_goes_on_without_a_cluster(world
     view = check_invariants(world.task)
     own = view.experiments[2].own
     assert len(view.decided) == 3 and own and own[0].node not in ("n1", "n2")
+
+
+@pytest.mark.parametrize("name", ["journal.attempt:6", "sample.taken:6", "journal.sample:6"])
+def test_killed_there_a_run_takes_no_sample_twice(
+    name: str, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sixth sample is the first after the baseline's."""
+    monkeypatch.setenv(VARIABLE, name)
+    argv = ("run", "--tag", "t", "--max-experiments", "1", "--unconfined")
+    world.task.call(*argv, code=-signal.SIGKILL)
+    monkeypatch.delenv(VARIABLE)
+    world.finish()
+    assert world.task.statuses() == ["keep", "keep"]
+    view = check_invariants(world.task)
+    # One that was announced and not submitted is announced again.
+    assert view.experiments[1].taken[0].k == (name == "journal.attempt:6")
+    assert len(set(world.starts())) == len(world.starts()), "a sample was taken twice"
 
 
 def test_a_lost_node_costs_one_attempt(world: World, slurm: Cluster) -> None:
@@ -122,8 +143,14 @@ import glob, json, os, pathlib
 NAMES = ("result.json", "heartbeat", "claim", "job.json", "cancel")
 out = pathlib.Path(os.environ["AUTORESEARCH_OUT"])
 folders = ["/", ".", "..", "../..", "/out", "/tmp", ATTEMPTS, *glob.glob(ATTEMPTS + "/*")]
+
+def readable(name):
+    try:
+        return open(name).read() or "empty"
+    except OSError:
+        return ""
 names = [f"{folder}/{name}" for folder in folders for name in NAMES]
-print(*filter(os.path.exists, names))
+print(*filter(readable, names))
 for name in names:
     try:
         pathlib.Path(name).write_text(json.dumps({"nonce": "x", "steps": []}))
@@ -134,12 +161,18 @@ print({name for name in os.environ if "SLURM" in name or "KEY" in name})
 """
 
 
+@pytest.mark.parametrize("level", ["namespaces", "landlock"])
 def test_a_candidate_on_a_node_cannot_reach_what_its_runner_shares(
-    tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
+    level: str, tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", level)
+    if (how := sandbox.probe()).level.value != level:
+        pytest.skip(how.reason)
     monkeypatch.setenv("SOME_API_KEY", "secret")
     task = story(tmp_path / "task")
-    hostile = f"ATTEMPTS = {str(task.root / '.autoresearch/t/attempts')!r}\n{HOSTILE}"
+    places = Places(task.root / FOLDER / "t", task.root, task.root)
+    places = places if how.remaps else places.apart()
+    hostile = f"ATTEMPTS = {str(places.attempts)!r}\n{HOSTILE}"
     (task.root / "agent.sh").write_text(f"#!/bin/sh\ncat >train.py <<'EOF'\n{hostile}EOF\n")
     contract = task.root / "autoresearch.toml"
     contract.write_text(f"{contract.read_text()}[parallel]\n{SLURM}")
@@ -148,8 +181,8 @@ def test_a_candidate_on_a_node_cannot_reach_what_its_runner_shares(
     view = check_invariants(task)
     assert task.statuses() == ["keep", "discard"]
     sample = view.experiments[1].taken[0].sample
-    assert (sample.level, sample.outcome) == (sandbox.probe().level, Outcome.OK)
+    assert (sample.level, sample.outcome) == (how.level, Outcome.OK)
     log = task.run_folder / "experiments" / "1" / "samples" / "0" / "run.log"
     assert log.read_text() == "\nset()\n"
     assert view.experiments[0].guards_passed and view.experiments[0].hardware
-    assert (log.parent / "result.json").exists() and not list(task.run_folder.glob("attempts"))
+    assert (log.parent / "result.json").exists() and not places.attempts.exists()
