@@ -19,7 +19,8 @@ RUNNER = Path(__file__).parent / "runner.py"
 JOB, CLAIM, CANCEL, BEAT, RESULT = "job.json", "claim", "cancel", "heartbeat", "result.json"
 # A runner that has not shown itself for that long is gone, or its node is.
 GONE_S = 3600.0
-MOST_BYTES = 1 << 20
+LOG = "runner.log"
+MOST_BYTES, MOST_WORDS = 1 << 20, 300
 
 
 class Attempt:
@@ -60,6 +61,14 @@ class Attempt:
             return (self.folder / BEAT).read_text(encoding="utf-8")
         except OSError:
             return ""
+
+    def last_words(self) -> str:
+        """The last line that its runner, or who was to start it, printed."""
+        try:
+            said = (self.folder / LOG).read_bytes()[-MOST_WORDS:].decode(errors="replace")
+        except OSError:
+            return "nothing"
+        return next((line for line in reversed(said.splitlines()) if line.strip()), "nothing")
 
     def cancel(self) -> None:
         """Ask its runner to end the job, whether it runs or is still to start."""

@@ -232,12 +232,14 @@ class Bench:
         known: Tally | None = None,
         watching: Watching | None = None,
         lease: str = "",
+        hardware: str = "",
     ) -> Sample:
         """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``.
 
         ``known`` is what the baseline ran of its tests, where failing tests are counted. The sample
         is ended early as soon as ``watching`` says that it cannot win. Of a ``lease`` that is held
         (``holds``) the job is not begun anew, but waited for; it stays until ``forget`` is called.
+        ``hardware`` is where it should be taken, if there is a choice.
 
         Raises:
             ExecutorError: the attempt is lost; of a lease that is still held, ``UnansweredError``.
@@ -251,6 +253,7 @@ class Bench:
             logs = fresh(place / "logs") if self._kept else folder
             steps = self._measurement(commit, number, seed, place, logs)
             job = self._job(steps, result=folder / "result.json", place=place, nonce=lease)
+            job["hardware"] = hardware
         result, hopeless = await self._run_watched(job, place, folder, watching, leased=bool(lease))
         if self._kept and (place / attempt.RESULT).exists():
             shutil.copyfile(place / attempt.RESULT, folder / "result.json")
@@ -373,11 +376,13 @@ class Bench:
             errors,
         )  # fmt: skip
 
-    async def close(self) -> None:
-        """Let go of the executors and of all trees; no job is left."""
+    async def close(self, keep: str = "") -> None:
+        """Let go of the executors and of all trees; no job is left but that of a lease to keep."""
         for each in {self.executor, self.here}:
             await each.close()
-        self.tidy()
+        self.tidy(keep)
+        if not any(self.places.attempts.glob(f"*/{attempt.JOB}")):
+            remove(self.places.attempts)
         self.clear()
 
     def clear(self) -> None:
@@ -759,8 +764,6 @@ class Bench:
         for place in (each.parent for each in places):
             if place.name != keep and attempt.give_up(place):
                 remove(place)
-        if self.places.attempts.is_dir() and not any(self.places.attempts.glob(f"*/{attempt.JOB}")):
-            remove(self.places.attempts)
 
     def _place(self, name: str, lease: str = "") -> Path:
         """An empty directory for one job: named by its lease where it may outlive the engine."""

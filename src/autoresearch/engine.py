@@ -497,9 +497,7 @@ class Engine:
     @property
     def _lease(self) -> str:
         """The lease of the sample in flight, where an executor still holds its job; else empty."""
-        record = self.view.unfinished
-        lease = str(record.in_flight.get("lease", "")) if record and record.in_flight else ""
-        return lease if self.bench.holds(lease) else ""
+        return self.view.lease if self.bench.holds(self.view.lease) else ""
 
     async def _finish(self, record: Experiment) -> None:
         """Take the sample that was announced; perhaps an engine that was killed began it."""
@@ -509,8 +507,9 @@ class Engine:
         try:
             watching = self.watch.over(role, seed)
             measured = await self.bench.measure(
-                commit, number, k, seed, known=self.view.known, watching=watching, lease=lease
-            )
+                commit, number, k, seed, known=self.view.known, watching=watching, lease=lease,
+                hardware=self._comparable(record) or "",
+            )  # fmt: skip
             sample = self._unless_void(measured, record)
         except UnansweredError:
             raise  # its job may be running: the next turn asks again

@@ -127,7 +127,7 @@ def _measure(
         except StopAsyncIteration:
             return None
         finally:
-            await bench.close()
+            await bench.close(keep=held.view.lease)
 
     return interruptible(work(), press)
 

@@ -50,8 +50,8 @@ class Scheduler(Protocol):
     configured is wrong.
     """
 
-    async def submit(self, attempt: Attempt, job: Mapping[str, Any]) -> None:
-        """Queue ``runner.py --attempt`` for a directory, once."""
+    async def submit(self, attempt: Attempt, job: Mapping[str, Any], avoid: Sequence[str]) -> None:
+        """Queue ``runner.py --attempt`` for a directory, once; not on these nodes, if it can."""
 
     async def states(self, names: Sequence[str]) -> Mapping[str, Seen]:
         """Where these jobs are, in one call; those it does not know are left out."""
@@ -81,6 +81,7 @@ class QueueExecutor:
         self._asked = 0.0
         self._watched: dict[str, Attempt] = {}
         self._seen: dict[str, Seen] = {}
+        self._hardware: dict[str, str] = {}
 
     async def run(self, job: dict[str, Json]) -> dict[str, Json]:
         """Run one job to its end, or go on waiting for it; cancelling the task ends it first.
@@ -105,6 +106,7 @@ class QueueExecutor:
                 del self._watched[attempt.name]
                 raise
             del self._watched[attempt.name]
+            self._hardware[str(result["node"])] = str(result["hardware"])
             return result
 
     async def close(self) -> None:
@@ -118,7 +120,7 @@ class QueueExecutor:
             return result
         seen = UNKNOWN if new else await self._where(attempt.name, now=True)
         if seen is UNKNOWN and not attempt.claimed:
-            await self.scheduler.submit(attempt, job)
+            await self.scheduler.submit(attempt, job, self._others(job))
             seen = self._seen[attempt.name] = Seen(State.QUEUED)
         ended: float | None = None
         beat, alive = attempt.beat, time.monotonic()
@@ -131,7 +133,10 @@ class QueueExecutor:
                 # It may have been asked for just before it was submitted.
                 seen = await self._where(attempt.name, now=True)
                 if seen.state is State.ENDED and attempt.result() is None:
-                    raise ExecutorError(f"the job ended without a result: {seen.detail}")
+                    raise ExecutorError(
+                        f"the job ended without a result: {seen.detail};"
+                        f" its runner printed: {attempt.last_words()}"
+                    )
             if attempt.claimed and now >= alive + SILENT_S:
                 with contextlib.suppress(UnansweredError):
                     await self.scheduler.cancel(attempt.name)
@@ -139,6 +144,11 @@ class QueueExecutor:
             await asyncio.sleep(GLANCE_S)
             seen = await self._where(attempt.name)
         return result
+
+    def _others(self, job: Mapping[str, Any]) -> list[str]:
+        """Nodes that turned out to be of another kind than the job is to be compared on."""
+        wanted = job.get("hardware")
+        return [node for node, kind in self._hardware.items() if wanted and kind != wanted]
 
     async def _where(self, name: str, *, now: bool = False) -> Seen:
         """What the scheduler said last; asked for all jobs in flight at most every ``poll_s``."""

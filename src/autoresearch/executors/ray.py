@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..attempt import RUNNER, Attempt
+from ..attempt import LOG, RUNNER, Attempt
 from ..errors import UnansweredError, UserError
 from ..types import Contract
 from .queue import QueueExecutor, Scheduler, Seen, State
@@ -56,11 +56,13 @@ class Ray(Scheduler):
         # The head is where jobs are sent, not where the world is reached through a proxy.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    async def submit(self, attempt: Attempt, job: Mapping[str, Any]) -> None:
-        """Start an attempt under its name; one that is known is not started again."""
+    async def submit(self, attempt: Attempt, job: Mapping[str, Any], avoid: Sequence[str]) -> None:
+        """Start an attempt under its name, wherever Ray likes; not again where it is known."""
         runner = shlex.join([self.python, "-I", "-S", "-B", str(attempt.folder / RUNNER.name),
                              "--attempt", str(attempt.folder)])  # fmt: skip
-        body = {"submission_id": attempt.name, "entrypoint": f"exec {runner}", **self.wanted}
+        log = shlex.quote(str(attempt.folder / LOG))
+        body = {"submission_id": attempt.name, "entrypoint": f"exec {runner} >{log} 2>&1",
+                **self.wanted}  # fmt: skip
         if await self._job(attempt.name) is None:
             await self._call("POST", "/api/jobs/", body)
 

@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..attempt import RUNNER, Attempt
+from ..attempt import LOG, RUNNER, Attempt
 from ..errors import UnansweredError, UserError
 from ..types import Contract
 from .queue import QueueExecutor, Scheduler, Seen, State
@@ -71,7 +71,7 @@ class Slurm(Scheduler):
             # Slurm counts what the kernel caches for the job, too.
             self.wanted.append(f"--mem={math.ceil(memory_bytes * 1.1 / MIB) + BESIDE_MIB}M")
 
-    async def submit(self, attempt: Attempt, job: Mapping[str, Any]) -> None:
+    async def submit(self, attempt: Attempt, job: Mapping[str, Any], avoid: Sequence[str]) -> None:
         """Queue an attempt under its name.
 
         Raises:
@@ -84,8 +84,9 @@ class Slurm(Scheduler):
         await _call(
             "sbatch", "--parsable", "--no-requeue", "--nodes=1", "--ntasks=1",
             f"--job-name={attempt.name}", f"--chdir={attempt.folder}",
-            f"--output={_literal(str(attempt.folder / 'runner.log'))}", "--open-mode=append",
-            f"--time={math.ceil((deadline_s + self.margin_s) / 60)}", *self.wanted, *self.args,
+            f"--output={_literal(str(attempt.folder / LOG))}", "--open-mode=append",
+            f"--time={math.ceil((deadline_s + self.margin_s) / 60)}", *self.wanted,
+            *([f"--exclude={','.join(avoid)}"] if avoid else []), *self.args,
             script=f"#!/bin/sh\nexec {runner}\n",
         )  # fmt: skip
 

@@ -195,6 +195,12 @@ class RunView:
         experiment = self.experiments.get(self.next_number)
         return experiment if experiment and experiment.decision is None else None
 
+    @property
+    def lease(self) -> str:
+        """The nonce of the sample in flight; empty where there is none."""
+        record = self.unfinished
+        return str(record.in_flight.get("lease", "")) if record and record.in_flight else ""
+
     def seed_of(self, number: int, k: int) -> int:
         """A seed that follows from the run's own and cannot be chosen by a candidate."""
         name = f"{self.seed}:{number}:{k}".encode()
