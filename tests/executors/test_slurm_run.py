@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,3 +187,16 @@ def test_a_candidate_on_a_node_cannot_reach_what_its_runner_shares(
     assert log.read_text() == "\nset()\n"
     assert view.experiments[0].guards_passed and view.experiments[0].hardware
     assert (log.parent / "result.json").exists() and not places.attempts.exists()
+
+
+def test_a_task_is_checked_and_verified_where_it_will_run(
+    toy: Callable[..., Toy], slurm: Cluster
+) -> None:
+    halve = "#!/bin/sh\nsed -i 's/^LR = .*/LR = 0.2/' train.py\n"
+    task = toy({"agent.sh": halve}, keep="confirm = 1", parallel=SLURM)
+    assert json.loads(task.call("check", "--json").stdout)["ok"]
+    task.call("run", "--max-experiments", "1")
+    task.call("verify", "--samples", "2")
+    taken = task.view().verifications[0].taken
+    assert {sample.node for _, sample in taken} <= {"n1", "n2"}
+    check_invariants(task)
