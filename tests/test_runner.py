@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
@@ -11,6 +13,8 @@ import subprocess
 import sys
 import time
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +22,9 @@ from typing import Any
 import pytest
 
 from autoresearch import sandbox
-from autoresearch.attempt import RUNNER
-from autoresearch.runner import descendants
+from autoresearch.attempt import RUNNER, Attempt, pack, unpack
+from autoresearch.errors import ExecutorError
+from autoresearch.runner import PARCEL, descendants
 from autoresearch.sandbox import Box
 from autoresearch.types import Level
 
@@ -463,6 +468,48 @@ def test_an_attempt_is_cancelled(how: str, tmp_path: Path, marker: str) -> None:
     if how != "folder removed":
         result = json.loads((folder / "result.json").read_text())
         assert [step["outcome"] for step in result["steps"]] == ["cancelled"]
+
+
+def test_an_attempt_is_sent_to_where_nothing_is_shared(tmp_path: Path) -> None:
+    home, node = tmp_path / "höme", tmp_path / "node"
+    script = "cat sent/data; readlink sent/link; sent/program; echo out >answer"
+    (home / "sent").mkdir(parents=True)
+    (home / "sent" / "data").write_text("data\n")
+    (home / "sent" / "link").symlink_to("data")
+    (home / "sent" / "program").write_text("#!/bin/sh\npwd\n")
+    (home / "sent" / "program").chmod(0o755)
+    process = PLAIN.process(
+        Box(["/bin/sh", "-c", script], home, {"PATH": "/usr/bin:/bin"}, home / "log")
+    )
+    wanted = job(process, cpus=1, inherit=[], directory=str(home))
+    assert Attempt(home, "n").prepare(wanted)
+    node.mkdir()
+    zipfile.ZipFile(io.BytesIO(pack(home))).extractall(node)
+    shutil.rmtree(home)
+    printed = attempt(node, "").communicate()[0].decode()
+    assert (node / "answer").exists(), printed
+    home.mkdir()
+    (home / "job.json").write_text(json.dumps(wanted))
+    unpack(home, "another", printed)
+    assert Attempt(home, "n").result() is None
+    unpack(home, "n", f"a line before\n{printed}and after")
+    result = Attempt(home, "n").result()
+    assert result is not None and result["steps"][0]["outcome"] == "ok"
+    assert (home / "log").read_text() == f"data\ndata\n{node}\n"
+    assert not (home / "answer").exists(), "more came back than was asked for"
+
+
+def test_a_parcel_brings_no_file_that_was_not_asked_for(tmp_path: Path) -> None:
+    process = PLAIN.process(Box(["/bin/true"], tmp_path, {}, tmp_path / "log"))
+    (tmp_path / "job.json").write_text(json.dumps(job(process)))
+    files = {"log": "aGk=", "../evil": "aGk=", "job.json": "aGk="}
+    text = base64.encodebytes(zlib.compress(json.dumps(files).encode())).decode()
+    unpack(tmp_path, "n", f"{PARCEL} n\n{text}{PARCEL} end")
+    assert (tmp_path / "log").read_text() == "hi"
+    assert not tmp_path.with_name("evil").exists()
+    assert json.loads((tmp_path / "job.json").read_text())["nonce"] == "n"
+    with pytest.raises(ExecutorError, match="cannot be read"):
+        unpack(tmp_path, "n", f"{PARCEL} n\nbad{PARCEL} end")
 
 
 def test_an_attempt_that_was_cancelled_before_never_begins(tmp_path: Path) -> None:

@@ -6,13 +6,20 @@ given up may still be running somewhere, and must share nothing with the next on
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
+import tarfile
 import time
+import zipfile
+import zlib
 from pathlib import Path
+from typing import Any
 
-from .errors import ExecutorError
+from . import runner
+from .errors import ExecutorError, UserError
 from .types import Json
 
 RUNNER = Path(__file__).parent / "runner.py"
@@ -20,7 +27,9 @@ JOB, CLAIM, CANCEL, BEAT, RESULT = "job.json", "claim", "cancel", "heartbeat", "
 # A runner that has not shown itself for that long is gone, or its node is.
 GONE_S = 3600.0
 LOG = "runner.log"
+SENT = "attempt.tar"
 MOST_BYTES, MOST_WORDS = 1 << 20, 300
+MOST_SENT_BYTES = 256 << 20
 
 
 class Attempt:
@@ -91,6 +100,64 @@ class Attempt:
         if "error" in found:
             raise ExecutorError(f"on {found.get('node')} the job runner said: {found['error']}")
         return found
+
+
+def pack(folder: Path) -> bytes:
+    """A zip of the runner and of a prepared directory, in a tar that keeps links and modes.
+
+    Raises:
+        UserError: it is too large to be sent with every job.
+    """
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w") as tar:
+        for each in sorted(folder.iterdir()):
+            if each.name in (RUNNER.name, CLAIM, CANCEL, BEAT, RESULT, LOG):
+                continue
+            tar.add(each, each.name)
+            if inner.tell() > MOST_SENT_BYTES:
+                raise UserError(
+                    f"more than {MOST_SENT_BYTES >> 20} MiB would be sent to a node with each job:"
+                    " the files of the task and its data",
+                    fix="let the nodes share a file system with this machine, or make it smaller",
+                )
+    outer = io.BytesIO()
+    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
+        # Of one time, so that what is equal has an equal name.
+        for name, data in ((RUNNER.name, RUNNER.read_bytes()), (SENT, inner.getvalue())):
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+    return outer.getvalue()
+
+
+def unpack(folder: Path, nonce: str, printed: str) -> None:
+    """Take what a runner printed for whoever does not share its files: its result and its logs.
+
+    Only what the job names is taken; where the parcel is not whole, only the last lines are.
+    """
+    _, _, rest = printed.partition(f"{runner.PARCEL} {nonce}\n")
+    text, end, _ = rest.partition(f"{runner.PARCEL} end")
+    if not end:
+        (folder / LOG).write_text(printed[-MOST_WORDS:], encoding="utf-8")
+        return
+    steps: Any = load(folder)["steps"]
+    logs = {Path(process["log"]) for step in steps for process in step["processes"]}
+    try:
+        files = json.loads(_inflate(base64.b64decode(text)))
+        for path in (*sorted(logs), folder / RESULT):  # the result last: it says that all is there
+            data = files.get(os.path.relpath(path, folder))
+            if data is not None:
+                draft = path.with_name(f"{path.name}.new")
+                draft.write_bytes(base64.b64decode(data))
+                draft.replace(path)
+    except (ValueError, TypeError, AttributeError, zlib.error) as error:
+        raise ExecutorError(f"what its runner sent cannot be read: {error}") from None
+
+
+def _inflate(data: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    found = stream.decompress(data, MOST_SENT_BYTES)
+    if stream.unconsumed_tail:
+        raise ValueError("it is too large")
+    return found
 
 
 def load(folder: Path) -> dict[str, Json]:

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 from . import attempt, suite
 from .contention import contention_of
 from .curves import final
-from .errors import EvaluationError, ExecutorError, UnansweredError
+from .errors import EvaluationError, ExecutorError, UnansweredError, UserError
 from .failpoint import failpoint
 from .git import EXECUTABLE, REGULAR, Store
 from .hopeless import Hopeless
@@ -160,6 +160,7 @@ class Bench:
     ) -> None:
         sandbox.require_loopback(contract.metric.loopback)
         self.contract = contract
+        _require_sendable(contract, sandbox, executor)
         self.places = places if sandbox.remaps else places.apart()
         if self.places.work is not None:
             self.clear()  # what a killed engine left there may be of another run of that name
@@ -789,6 +790,9 @@ class Bench:
         away = place if self._kept else None
         if away is not None and self.sandbox.level is not Level.NONE:
             steps = [self._trial(away), *steps]
+        if away is not None and not self.executor.shared:
+            for step in steps:
+                step["processes"] = [self._enclose(box, away) for box in step["processes"]]
         job: dict[str, Json] = {
             "nonce": away.name if away else nonce or secrets.token_hex(8),
             "result": str(result) if result and not away else None,
@@ -808,6 +812,18 @@ class Bench:
             job |= {"directory": str(away), "cpus": self.contract.run.cpus}
             job["inherit"] = list[Json](GRANTED)
         return job
+
+    def _enclose(self, box: Box, place: Path) -> Box:
+        """The box with all that is ours in the directory that goes with its job."""
+        tools = {mount.source for mount in self._tools if not mount.hides}
+        mounts = []
+        for mount in box.mounts:
+            source = mount.source
+            if source not in tools and not source.is_relative_to(place):
+                name = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
+                source = _copy(source, place / "shown" / name)
+            mounts.append(replace(mount, source=source))
+        return replace(box, mounts=mounts)
 
     def _trial(self, place: Path) -> dict[str, Any]:
         """A step that fails on a machine that does not confine as this one does."""
@@ -839,6 +855,38 @@ class Bench:
                 )
             del answer["steps"][0]
         return answer
+
+
+def _require_sendable(contract: Contract, sandbox: Sandbox, executor: Executor) -> None:
+    """Refuse what cannot be sent to nodes that do not see this machine's files.
+
+    Raises:
+        UserError: with what to do instead.
+    """
+    if executor.shared:
+        return
+    why = ""
+    if not sandbox.remaps:
+        why = f"level namespaces, this is {sandbox.level.value}: paths differ there"
+    elif contract.suite is not None:
+        why = "[metric]: tests are compared with the commit's after they ran"
+    if why:
+        name = contract.parallel.executor
+        raise UserError(
+            f"parallel.{name}.shared = false needs {why}",
+            fix="let the nodes share a file system with this machine",
+        )
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """A copy of a file or folder, once."""
+    if not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True)
+        else:
+            shutil.copy2(source, target)
+    return target
 
 
 def _step(name: str, boxes: list[Box], deadline_s: float) -> dict[str, Any]:

@@ -401,6 +401,7 @@ class SlurmSection(QueueSection):
 class RaySection(QueueSection):
     address: Annotated[str, BeforeValidator(_ray_address)] = "http://127.0.0.1:8265"
     token: str | None = Field(default=None, pattern=r"^[A-Za-z_]\w*$")
+    shared: bool = True
     resources: dict[str, Annotated[Number, Field(gt=0)]] = {}
 
 

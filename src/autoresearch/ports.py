@@ -18,11 +18,13 @@ class Executor(Protocol):
     """Somewhere to run jobs; a job and its result are plain data, described in ``runner.py``.
 
     The jobs of one that is ``detached`` outlive the engine: each has a directory of its own, and
-    asking again for the job of a directory means the one that was submitted from it before.
+    asking again for the job of a directory means the one that was submitted from it before. One
+    that is not ``shared`` sends that directory, and nothing else, to where its jobs run.
     ``testing/executor_contract.py`` checks what an executor must do.
     """
 
     detached: bool
+    shared: bool
 
     async def run(self, job: dict[str, Json]) -> dict[str, Json]:
         """Run one job to its end; cancelling kills it first.

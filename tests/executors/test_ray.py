@@ -17,13 +17,16 @@ import pytest
 from autoresearch.errors import UnansweredError, UserError
 from autoresearch.executors.queue import QueueExecutor, State
 from autoresearch.executors.ray import Ray
+from autoresearch.failpoint import VARIABLE
 from autoresearch.ports import Executor
 from autoresearch.runner import descendants
 from autoresearch.testing.executor_contract import ExecutorContract
-from autoresearch.types import Outcome
+from autoresearch.types import Level, Outcome
+from tests.conftest import Toy
 from tests.executors.cluster import MissingError
 from tests.executors.ray_head import Head, head
 from tests.executors.world import World
+from tests.faults.story import story
 from tests.invariants import check_invariants
 
 
@@ -66,6 +69,51 @@ class TestRay(ExecutorContract):
         body = {"submission_id": f"autoresearch-{job['nonce']}", "entrypoint": "true"}
         with pytest.raises((UnansweredError, UserError), match="already exists"):
             asyncio.run(scheduler._call("POST", "/api/jobs/", body))
+
+
+class TestRaySends(TestRay):
+    """The same where the nodes see nothing of this machine but what is sent to them."""
+
+    def make(self) -> Executor:
+        wanted = {"entrypoint_num_cpus": 1}
+        scheduler = Ray(self.head.address, None, "python3", wanted, shared=False)
+        return QueueExecutor(scheduler, max_in_flight=4, poll_s=0.5, lost_s=3.0, shared=False)
+
+    def lose(self, job: dict[str, Any]) -> Callable[[], None]:
+        claim = next(self.head.root.glob(f"*/runtime_resources/*/*{job['nonce']}*/claim"))
+        runner = int(claim.read_text().split()[1])
+        for pid in [runner, *descendants(runner)]:
+            os.kill(pid, signal.SIGKILL)
+        return lambda: None
+
+
+def test_a_whole_task_is_sent(tmp_path: Path, _head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = story(tmp_path / "task")
+    options = f'address = "{_head.address}"\npoll = "0.5s"\nshared = false\n'
+    contract = task.root / "autoresearch.toml"
+    with contract.open("a") as file:
+        file.write(f'[parallel]\nexecutor = "ray"\n[parallel.ray]\n{options}')
+    task.git("commit", "--quiet", "--all", "-m", "On Ray")
+    monkeypatch.setenv(VARIABLE, "sample.taken:6")
+    task.call("run", "--tag", "t", "--max-experiments", "1", code=-signal.SIGKILL)
+    monkeypatch.delenv(VARIABLE)
+    task.call("run", "--tag", "t", "--max-experiments", "1")
+    view = check_invariants(task)
+    assert task.statuses() == ["keep", "keep"] and view.experiments[1].guards_passed
+    samples = [each.sample for each in view.experiments[1].taken]
+    assert {(each.outcome, each.level) for each in samples} == {(Outcome.OK, Level.NAMESPACES)}
+    log = task.run_folder / "experiments" / "1" / "samples" / "0" / "run.log"
+    assert log.read_text() == "trained\n"
+
+
+@pytest.mark.parametrize("level", ["landlock", "none"])
+def test_what_cannot_be_sent_is_an_input_error(
+    level: str, toy: Callable[..., Toy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", level)
+    task = toy(parallel='executor = "ray"\n[parallel.ray]\nshared = false')
+    done = task.call("run", "--unconfined", code=2)
+    assert "parallel.ray.shared = false needs level namespaces" in done.stderr
 
 
 def test_a_killed_engine_finds_its_job_on_ray_again(

@@ -27,6 +27,7 @@ class LocalExecutor:
     """One job at a time on this machine."""
 
     detached = False
+    shared = True
 
     def __init__(self) -> None:
         self._runner: asyncio.subprocess.Process | None = None

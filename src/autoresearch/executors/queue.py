@@ -56,6 +56,9 @@ class Scheduler(Protocol):
     async def states(self, names: Sequence[str]) -> Mapping[str, Seen]:
         """Where these jobs are, in one call; those it does not know are left out."""
 
+    async def collect(self, attempt: Attempt) -> None:
+        """Bring back what an ended attempt left on a node; where files are shared, nothing."""
+
     async def cancel(self, name: str) -> None:
         """Send SIGTERM to a job, or take it out of the queue; does not wait for its end."""
 
@@ -71,9 +74,11 @@ class QueueExecutor:
     detached = True
 
     def __init__(
-        self, scheduler: Scheduler, *, max_in_flight: int, poll_s: float, lost_s: float
-    ) -> None:
+        self, scheduler: Scheduler, *, max_in_flight: int, poll_s: float, lost_s: float,
+        shared: bool = True,
+    ) -> None:  # fmt: skip
         self.scheduler = scheduler
+        self.shared = shared
         self.poll_s = poll_s
         self.lost_s = lost_s
         self._slots = asyncio.Semaphore(max_in_flight)
@@ -129,6 +134,10 @@ class QueueExecutor:
             if seen.state is not State.RUNNING or attempt.beat != beat:
                 beat, alive = attempt.beat, now
             ended = (ended or now) if seen.state is State.ENDED else None
+            if ended is not None and not self.shared:
+                await self.scheduler.collect(attempt)
+                if attempt.result() is not None:
+                    continue
             if ended is not None and now >= ended + self.lost_s:
                 # It may have been asked for just before it was submitted.
                 seen = await self._where(attempt.name, now=True)

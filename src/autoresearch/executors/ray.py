@@ -16,14 +16,14 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..attempt import LOG, RUNNER, Attempt
+from ..attempt import LOG, RUNNER, Attempt, pack, unpack
 from ..errors import UnansweredError, UserError
 from ..types import Contract
 from .queue import QueueExecutor, Scheduler, Seen, State
 
 ANSWER_S = 30.0
 STATES = {"PENDING": State.QUEUED, "RUNNING": State.RUNNING}
-MOST_BYTES = 1 << 20
+MOST_BYTES = 64 << 20
 
 
 def executor(contract: Contract) -> QueueExecutor:
@@ -37,34 +37,49 @@ def executor(contract: Contract) -> QueueExecutor:
         wanted["entrypoint_memory"] = run.memory_bytes
     if own["resources"]:
         wanted["entrypoint_resources"] = own["resources"]
-    scheduler = Ray(own["address"], own["token"], own["python"], wanted)
+    scheduler = Ray(own["address"], own["token"], own["python"], wanted, shared=own["shared"])
     return QueueExecutor(
-        scheduler, max_in_flight=own["max_in_flight"], poll_s=own["poll"], lost_s=own["lost"]
-    )
+        scheduler, max_in_flight=own["max_in_flight"], poll_s=own["poll"], lost_s=own["lost"],
+        shared=own["shared"],
+    )  # fmt: skip
 
 
 class Ray(Scheduler):
     """A Ray head; ``token`` names the variable that holds what it asks for, if it does."""
 
     def __init__(
-        self, address: str, token: str | None, python: str, wanted: Mapping[str, Any]
-    ) -> None:
+        self, address: str, token: str | None, python: str, wanted: Mapping[str, Any], *,
+        shared: bool = True,
+    ) -> None:  # fmt: skip
         self.address = address
         self.token = token
         self.python = python
         self.wanted = wanted
+        self.shared = shared
         # The head is where jobs are sent, not where the world is reached through a proxy.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     async def submit(self, attempt: Attempt, job: Mapping[str, Any], avoid: Sequence[str]) -> None:
         """Start an attempt under its name, wherever Ray likes; not again where it is known."""
-        runner = shlex.join([self.python, "-I", "-S", "-B", str(attempt.folder / RUNNER.name),
-                             "--attempt", str(attempt.folder)])  # fmt: skip
-        log = shlex.quote(str(attempt.folder / LOG))
-        body = {"submission_id": attempt.name, "entrypoint": f"exec {runner} >{log} 2>&1",
-                **self.wanted}  # fmt: skip
-        if await self._job(attempt.name) is None:
-            await self._call("POST", "/api/jobs/", body)
+        if await self._job(attempt.name) is not None:
+            return
+        body = {"submission_id": attempt.name, **self.wanted}
+        if self.shared:
+            runner, log = attempt.folder / RUNNER.name, attempt.folder / LOG
+            body["entrypoint"] = (
+                f"{self._start(str(runner), str(attempt.folder))} >{shlex.quote(str(log))} 2>&1"
+            )
+        else:
+            # It is unpacked into a directory of its own, where the job then starts.
+            package = f"{attempt.name}.zip"
+            data = await asyncio.to_thread(pack, attempt.folder)
+            await self._call("PUT", f"/api/packages/gcs/{package}", data)
+            body["runtime_env"] = {"working_dir": f"gcs://{package}"}
+            body["entrypoint"] = self._start(RUNNER.name, ".")
+        await self._call("POST", "/api/jobs/", body)
+
+    def _start(self, runner: str, folder: str) -> str:
+        return f"exec {shlex.join([self.python, '-I', '-S', '-B', runner, '--attempt', folder])}"
 
     async def states(self, names: Sequence[str]) -> dict[str, Seen]:
         """Where these jobs are; asked one by one, as Ray's list holds every job there ever was."""
@@ -75,6 +90,11 @@ class Ray(Scheduler):
                 found[name] = Seen(STATES.get(job["status"], State.ENDED), detail[:300])
         return found
 
+    async def collect(self, attempt: Attempt) -> None:
+        """Take result and logs from what the job printed."""
+        if (said := await self._call("GET", f"/api/jobs/{attempt.name}/logs")) is not None:
+            unpack(attempt.folder, attempt.nonce, str(said.get("logs", "")))
+
     async def cancel(self, name: str) -> None:
         """Let Ray stop a job: SIGTERM first, SIGKILL three seconds later."""
         if (job := await self._job(name)) is not None and job["status"] in STATES:
@@ -84,7 +104,9 @@ class Ray(Scheduler):
         found: dict[str, Any] | None = await self._call("GET", f"/api/jobs/{name}")
         return found
 
-    async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None
+    ) -> Any:
         """What Ray answers; None where it does not know the job.
 
         Raises:
@@ -93,7 +115,7 @@ class Ray(Scheduler):
         """
         return await asyncio.to_thread(self._ask, method, path, body)
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+    def _ask(self, method: str, path: str, body: Mapping[str, Any] | bytes | None) -> Any:
         headers = {"Content-Type": "application/json"}
         if self.token is not None:
             if self.token not in os.environ:
@@ -102,13 +124,13 @@ class Ray(Scheduler):
                     fix=f"export {self.token}=..., or leave out token",
                 )
             headers["Authorization"] = f"Bearer {os.environ[self.token]}"
-        data = None if body is None else json.dumps(body).encode()
+        data = json.dumps(body).encode() if isinstance(body, Mapping) else body
         request = urllib.request.Request(
             self.address + path, data=data, headers=headers, method=method
         )
         try:
             with self._opener.open(request, timeout=ANSWER_S) as answer:
-                return json.loads(answer.read(MOST_BYTES))
+                return json.loads(answer.read(MOST_BYTES) or b"null")
         except urllib.error.HTTPError as error:
             # A traceback, whose last line of words says what it is.
             said = error.read(MOST_BYTES).decode(errors="replace").splitlines()

@@ -107,6 +107,9 @@ class Slurm(Scheduler):
                 found[name] = Seen(state, " ".join(word for word in words if word))
         return found
 
+    async def collect(self, attempt: Attempt) -> None:
+        """Nothing: files are shared."""
+
     async def cancel(self, name: str) -> None:
         """Let Slurm end a job: SIGTERM first, SIGKILL after its own KillWait."""
         await _call("scancel", "--quiet", f"--name={name}")

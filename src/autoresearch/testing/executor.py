@@ -29,6 +29,7 @@ class FakeExecutor:
     """Runs jobs of level ``none``, in plain directories, each step by sleeping for its seconds."""
 
     detached = False
+    shared = True
 
     def __init__(self, program: Program, hardware: str = "simulated") -> None:
         self._program = program
