@@ -279,6 +279,7 @@ def _show_json(
             "outcome": each.sample.outcome.value, "reason": each.sample.reason or None,
             "wall_s": each.sample.usage.wall_s, "cpu_s": each.sample.usage.cpu_s,
             "level": each.sample.level.value, "node": each.sample.node,
+            "hardware": each.sample.hardware,
             "void": each.sample.outcome is Outcome.VOID,
             "contention": _contention_json(each.sample.contention),
         }
