@@ -131,7 +131,8 @@ class QueueExecutor:
         beat, alive = attempt.beat, time.monotonic()
         while (result := attempt.result()) is None:
             now = time.monotonic()
-            if seen.state is not State.RUNNING or attempt.beat != beat:
+            claimed = attempt.claimed
+            if not claimed or seen.state is not State.RUNNING or attempt.beat != beat:
                 beat, alive = attempt.beat, now
             ended = (ended or now) if seen.state is State.ENDED else None
             if ended is not None and not self.shared:
@@ -146,7 +147,7 @@ class QueueExecutor:
                         f"the job ended without a result: {seen.detail};"
                         f" its runner printed: {attempt.last_words()}"
                     )
-            if attempt.claimed and now >= alive + SILENT_S:
+            if claimed and now >= alive + SILENT_S:
                 with contextlib.suppress(UnansweredError):
                     await self.scheduler.cancel(attempt.name)
                 raise ExecutorError(f"the job has been silent for {SILENT_S:g} s: {seen.detail}")

@@ -28,7 +28,7 @@ RUNNING = frozenset(
 )  # fmt: skip
 # What only a change of the settings can mend; all else that Slurm says may be over in a while.
 HOPELESS = re.compile(
-    r"invalid|unrecognized|unknown option|not available|no partition specified|specify an account"
+    r"invalid|unrecognized|unknown option|configuration is not available|no partition specified|specify an account"
     r"|does not exist|ambiguous",
     re.IGNORECASE,
 )
@@ -99,7 +99,11 @@ class Slurm(Scheduler):
         found: dict[str, Seen] = {}
         for line in out.splitlines():
             name, said, nodes, reason = [*line.split("|"), "", "", ""][:4]
-            words = [said, f"on {nodes}" if nodes else "", f"({reason})" if reason else ""]
+            words = [
+                said,
+                f"on {nodes}" if nodes else "",
+                f"({reason})" if reason != "None" else "",
+            ]
             state = State.RUNNING if said in RUNNING else State.ENDED
             if said in WAITING:
                 state = State.QUEUED
