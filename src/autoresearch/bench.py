@@ -320,6 +320,8 @@ class Bench:
             entry = _entry(await self._run(self._job([step], place=scratch)), f"guard-{i}")
             self._deliver(scratch, home)
             remove(scratch)
+            if entry["outcome"] == "cancelled":
+                raise ExecutorError("somebody ended the guard's job")
             count = _count(guard, log)
             counts.append(count)
             name = " ".join(guard.command)

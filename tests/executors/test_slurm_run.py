@@ -200,3 +200,23 @@ def test_a_task_is_checked_and_verified_where_it_will_run(
     taken = task.view().verifications[0].taken
     assert {sample.node for _, sample in taken} <= {"n1", "n2"}
     check_invariants(task)
+
+
+def test_who_cancels_the_job_of_a_guard_discards_nothing(
+    tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTORESEARCH_LEVEL", "none")
+    hold = tmp_path / "hold"
+    guard = f"while test -e {hold}; do touch {hold}.seen; sleep 0.05; done"
+    task = Toy(
+        tmp_path / "task", {"guard.sh": f"#!/bin/sh\n{guard}\n"},
+        {"guard": 'command = "./guard.sh"', "keep": "confirm = 1", "parallel": SLURM},
+    ).create()  # fmt: skip
+    hold.touch()
+    engine = task.start("run", "--tag", "t", "--max-experiments", "0", "--unconfined")
+    until(Path(f"{hold}.seen").exists, 120)
+    slurm.call("scancel", "--me")
+    until(lambda: "somebody ended the guard's job" in task.said.read_text(), 120)
+    hold.unlink()
+    assert engine.wait(120) == 0
+    assert task.statuses() == ["keep"]

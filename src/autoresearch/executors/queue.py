@@ -64,7 +64,7 @@ class Scheduler(Protocol):
 
 
 class QueueExecutor:
-    """Runs each job as an attempt in a directory that the engine and the nodes both see.
+    """Runs each job as an attempt in a directory that the nodes see, or that is sent to them.
 
     ``poll_s`` is how often the scheduler is asked, for all jobs at once. ``lost_s`` is how long a
     job's result may take to appear after the scheduler has seen its end: network file systems show

@@ -28,8 +28,8 @@ RUNNING = frozenset(
 )  # fmt: skip
 # What only a change of the settings can mend; all else that Slurm says may be over in a while.
 HOPELESS = re.compile(
-    r"invalid|unrecognized|unknown option|configuration is not available|no partition specified|specify an account"
-    r"|does not exist|ambiguous",
+    r"invalid|unrecognized|unknown option|configuration is not available|no partition specified"
+    r"|specify an account|does not exist|ambiguous",
     re.IGNORECASE,
 )
 # A job gets what we say, not what this shell has: no keys, and no limits of a job we may be in.
@@ -99,11 +99,8 @@ class Slurm(Scheduler):
         found: dict[str, Seen] = {}
         for line in out.splitlines():
             name, said, nodes, reason = [*line.split("|"), "", "", ""][:4]
-            words = [
-                said,
-                f"on {nodes}" if nodes else "",
-                f"({reason})" if reason != "None" else "",
-            ]
+            why = f"({reason})" if reason != "None" else ""
+            words = [said, f"on {nodes}" if nodes else "", why]
             state = State.RUNNING if said in RUNNING else State.ENDED
             if said in WAITING:
                 state = State.QUEUED
