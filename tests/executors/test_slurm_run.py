@@ -14,7 +14,9 @@ from autoresearch.bench import Places
 from autoresearch.failpoint import VARIABLE
 from autoresearch.run import FOLDER
 from autoresearch.types import Outcome
-from tests.conftest import Toy, until
+from tests.cli.test_early_end import KNOWN, SLOW, expect, was_ended
+from tests.cli.test_early_end import TRAIN as PROGRESS
+from tests.conftest import Toy, counting, until
 from tests.executors.cluster import Cluster
 from tests.executors.world import World
 from tests.faults.story import story
@@ -220,3 +222,21 @@ def test_who_cancels_the_job_of_a_guard_discards_nothing(
     hold.unlink()
     assert engine.wait(120) == 0
     assert task.statuses() == ["keep"]
+
+
+def test_a_run_that_cannot_win_is_ended_on_its_node(tmp_path: Path, slurm: Cluster) -> None:
+    run = 'command = "python3 train.py"\nbudget = "5s"\nearly_end = true'
+    files = {"agent.sh": counting(*KNOWN, *SLOW), "train.py": PROGRESS}
+    task = Toy(tmp_path / "task", files, {"run": run, "parallel": SLURM}).create()
+    task.call("run", "--tag", "t", "--executor", "local", "--max-experiments", str(len(KNOWN)))
+    task.call("run", "--tag", "t", "--max-experiments", "6")
+    view = check_invariants(task)
+    assert task.statuses()[5:] == ["discard"] * 2
+    for number in (5, 6):
+        experiment = view.experiments[number]
+        assert was_ended(experiment) is expect(view, number)
+        sample = experiment.own[0]
+        assert sample.node in ("n1", "n2") and sample.hardware
+        if was_ended(experiment):
+            assert len(experiment.taken) == 1 and 1.0 < sample.usage.wall_s < 2.3
+    assert active(slurm) == ""
