@@ -287,9 +287,9 @@ class Sample:
     ``usage`` is that of the command step, ``answer_cpu_s`` the processor time of the answer.
     ``told`` is the reason as agents may read it: it quotes nothing that an evaluation printed,
     which sees what is hidden. ``foretold`` is what the curve of a run that was ended early let
-    expect: for choosing what to try next, never a value.
-    which sees what is hidden. ``node`` is where it was taken, and ``hardware`` what kind of machine
-    that is, in words: values compare only between machines of one kind.
+    expect: for choosing what to try next, never a value. ``node`` is where it was taken, and
+    ``hardware`` what kind of machine that is, in words: values compare only between machines of one
+    kind.
     """
 
     commit: str
