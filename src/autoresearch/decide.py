@@ -178,7 +178,9 @@ def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
         return MoreSamples("incumbent", "its last sample was long ago")
     case = _Case.of(rule, standing, evidence)
     if case.net(evidence.screen) <= rule.min_gain + case.screen_bar:
-        return case.discard(evidence.screen, "not worth a confirmation")
+        noise = f"within the noise of {case.sigma:.2g}, "
+        within = 0 < case.gain(evidence.screen) <= case.sigma
+        return case.discard(evidence.screen, f"{noise * within}not worth a confirmation")
     if not evidence.guards_passed:
         return CheckGuards("guards come before the first confirmation")
     if rule.confirm == "never":

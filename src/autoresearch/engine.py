@@ -66,8 +66,8 @@ FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0
 STUCK = 5
 BY_REQUEST = "by request; autoresearch resume goes on"
 UNREPORTED = {
-    "tokens": 'let the agent write "tokens" into its proposal file, or take the limit out',
-    "cost_usd": "name the prices of its model in [agent.prices], let the agent write"
+    "tokens": 'let a command of yours write "tokens" into its proposal file, or take the limit out',
+    "cost_usd": "name the prices of its model in [agent.prices], let a command of yours write"
     ' "cost_usd" into its proposal file, or take the limit out',
 }
 OUTCOMES = {
@@ -480,8 +480,9 @@ class Engine:
             if number == 0 and not report.passed:
                 raise UserError(
                     f"the baseline fails its guard: {report.reason}",
-                    fix="mend the guard or the code, commit, and start again; to have an agent make"
-                    " it pass, leave [metric] out: autoresearch init --until-pass",
+                    fix=f"read {self.bench.places.sample(number, max(0, k - 1))}/guard-*.log, mend"
+                    " the guard or the code, commit, and begin with autoresearch run --new; to have"
+                    " an agent make it pass, leave [metric] out: autoresearch init --until-pass",
                 )
             self.run.append(
                 "guarded", number, passed=report.passed, reason=report.reason,

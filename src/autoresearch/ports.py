@@ -8,7 +8,11 @@ from .types import Assignment, Json, Proposal
 
 
 class Agent(Protocol):
-    """Something that edits the files of a workspace to try one idea."""
+    """Something that edits the files of a workspace to try one idea.
+
+    One that needs credentials may have a method ``ready(choice)``, called before anything is
+    measured, which raises ``UserError`` where there are none.
+    """
 
     async def propose(self, assignment: Assignment) -> Proposal:
         """Edit ``assignment.workspace`` and say what was done; raises ``AgentError``."""

@@ -357,7 +357,7 @@ def test_failures_are_told_apart(fault: Fault, failure: AgentFailure, alone: Alo
 def test_a_model_that_is_not_there_ends_the_run(alone: Alone) -> None:
     with (
         MockModel([Fault(404, "model_not_found", "no such model")]) as model,
-        pytest.raises(UserError, match="there is no openai:m at"),
+        pytest.raises(UserError, match="there is no m at"),
     ):
         alone.ask(model)
 
@@ -365,7 +365,7 @@ def test_a_model_that_is_not_there_ends_the_run(alone: Alone) -> None:
 def test_a_server_that_is_not_there_is_waited_for(alone: Alone) -> None:
     failed = alone.fails("http://127.0.0.1:9/v1")
     assert failed.failure is AgentFailure.CRASHED
-    assert "cannot reach openai:m at http://127.0.0.1:9/v1" in failed.message
+    assert "cannot reach m at http://127.0.0.1:9/v1" in failed.message
 
 
 def test_arguments_that_make_no_sense_are_answered(alone: Alone) -> None:

@@ -65,6 +65,11 @@ def test_no_key_and_no_login(
     assert "(1.2.3)" in said and "claude has neither a key nor a login" in said
     assert 'fix: export ANTHROPIC_API_KEY and name it: [agent] env = ["ANTHROPIC_API_KEY"]' in said
     assert "neither a key nor a login" in task.call("run", code=2).stderr
+    assert task.view().samples_taken == 0, "it is said before anything is measured"
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    said = task.call("run", code=2).stderr
+    assert "ANTHROPIC_API_KEY is set, and [agent] env does not name it" in said
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
     config = task.root / "autoresearch.toml"
     config.write_text(config.read_text().replace('"claude"', '"claude"\nlogin = "mine"'))
     monkeypatch.setenv("CLAUDE_CONFIG_DIR", str(tmp_path / "config"))

@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from autoresearch import config
 from tests.conftest import Toy
 
@@ -64,6 +66,16 @@ def test_a_project_with_tests_gets_a_guard(tmp_path: Path) -> None:
     contract = config.load(task.root / "autoresearch.toml")
     assert contract.guards[0].command[-2:] == ("pytest", "-q")
     assert contract.task.editable == ("slow.py",)
+
+
+@pytest.mark.parametrize(("line", "budget"), [
+    ("TIME_BUDGET = 300", 300), ("TRAIN_SECONDS = 1.5", 1.5), ("TIME_BUDGET = 5 * 60  # s", 300),
+])  # fmt: skip
+def test_a_budget_in_the_code_is_kept(tmp_path: Path, line: str, budget: float) -> None:
+    train = f'{line}\nprint(f"loss: {{1}}")\n'
+    task = Toy(tmp_path / "p", {"train.py": train}, {}).create()
+    task.call("init", "--force")
+    assert config.load(task.root / "autoresearch.toml").run.budget_s == budget
 
 
 def test_what_cannot_be_found_is_named(tmp_path: Path) -> None:

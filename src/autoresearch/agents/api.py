@@ -222,8 +222,8 @@ class ApiAgent:
         Raises:
             UserError: only a person can put it right.
         """
-        message = clean(_without(self._key, str(error)), 300) or type(error).__name__
-        where = f"{self._kind}:{self._name} at {self._base_url}"
+        message = clean(_without(self._key, _said(error)), 300) or type(error).__name__
+        where = f"{self._name} at {self._base_url}"
         fix = ""
         match error:
             case exceptions.ModelAuthenticationError():
@@ -340,6 +340,15 @@ def _key(names: object, usual: str, *, required: bool) -> tuple[str, str]:
 
 def _tokens(usage: RunUsage) -> int | None:
     return None if usage.unmeasured_requests else usage.total_tokens
+
+
+def _said(error: Exception) -> str:
+    """What the server said, where its answer is an error with a message; else all there is."""
+    body = getattr(error, "body", None)
+    found = body.get("error", body) if isinstance(body, Mapping) else None
+    if isinstance(found, Mapping) and isinstance(found.get("message"), str):
+        return f"{getattr(error, 'status_code', '')} {found['message']}".strip()
+    return str(error)
 
 
 def _without(key: str, text: str) -> str:

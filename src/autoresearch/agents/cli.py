@@ -66,6 +66,19 @@ class CliAgent:
         self.program = Path(found)
         self._options: Mapping[str, Any] = options
 
+    def ready(self, choice: AgentChoice) -> None:
+        """See that it has credentials, before anything is measured.
+
+        Raises:
+            UserError: it has none.
+        """
+        try:
+            self.keys(choice)
+            if choice.login == "mine":
+                self.login()
+        except AgentError as error:
+            raise UserError(error.message, fix=error.fix) from error
+
     async def propose(self, assignment: Assignment) -> Proposal:
         """Let the CLI edit the workspace once.
 
@@ -128,6 +141,11 @@ class CliAgent:
             raise _unauthorized(f"{cli.name} has no key: {problem}", f"export {named[0]}=...")
         if choice.env:
             return ()  # some other way in, such as a cloud's
+        if name := next((each for each in cli.keys if os.environ.get(each)), ""):
+            raise _unauthorized(
+                f"{cli.name} has no key: {name} is set, and [agent] env does not name it",
+                f'[agent] env = ["{name}"]',
+            )
         raise _unauthorized(f"{cli.name} has neither a key nor a login", self.fix)
 
     @property

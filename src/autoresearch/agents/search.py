@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import AgentError
+from ..errors import UserError
 from ..types import Assignment, Json, Kind, Past, Proposal, Range, Status
 from . import constants as consts
 from .constants import Constant, Dimension, Value
@@ -33,10 +33,10 @@ class SearchAgent:
         self._parsed: dict[str, Parsed] = {}
 
     async def propose(self, assignment: Assignment) -> Proposal:
-        """Edit a few constants in the workspace, or remove some code.
+        """Edit a few constants in the workspace, or remove some code; exhausted when all is tried.
 
         Raises:
-            AgentError: there is nothing to vary, or the contract names an unknown constant.
+            UserError: there never was anything to vary, or the contract names an unknown constant.
         """
         files = _files(assignment.workspace, assignment.editable)
         others = _others(assignment.workspace, assignment.editable)
@@ -52,18 +52,17 @@ class SearchAgent:
             return Proposal(
                 simpler.description, simpler.hypothesis, kind=Kind.SIMPLIFY, tokens=0, cost_usd=0.0
             )
-        if not dimensions:
-            raise AgentError(
+        if not dimensions and len(assignment.history) <= 1:
+            raise UserError(
                 f"search found no named constants in {', '.join(assignment.editable)}",
                 fix="put the numbers to vary into module-level constants such as "
                 "LEARNING_RATE = 3e-4, or choose another agent: agent.use",
             )
-        moved = Landscape.of(here, dimensions, trials, assignment.metric).propose(rng)
+        moved = None
+        if dimensions:
+            moved = Landscape.of(here, dimensions, trials, assignment.metric).propose(rng)
         if moved is None:
-            raise AgentError(
-                f"search has tried every value of {_some(here.names[key] for key in dimensions)}",
-                fix="widen [search.space] or add constants to the editable files",
-            )
+            return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
         return _tune(assignment.workspace, files, here, dimensions, moved)
 
     def _trials(self, history: Sequence[Past]) -> list[Trial]:
@@ -138,7 +137,7 @@ def _dimensions(
         try:
             guess = consts.dimension(origin, told)
         except ValueError as error:
-            raise AgentError(f"search.space.{error}", fix="correct [search.space]") from None
+            raise UserError(f"search.space.{error}", fix="correct [search.space]") from None
         if guess is not None and len(_reachable(guess)) > 1:
             found[key] = guess
     return found
@@ -154,7 +153,7 @@ def _check_space(
 ) -> None:
     known = {name for _, name in keys} | {f"{path}:{name}" for path, name in keys}
     if unknown := [name for name in space if name not in known]:
-        raise AgentError(
+        raise UserError(
             f"search.space.{unknown[0]}: no such constant in {', '.join(editable)}",
             fix=f"use one of {_some(here.names.values()) or 'its module-level NAME = literal'}, "
             f"or delete the entry from [search.space]",

@@ -171,12 +171,20 @@ def _let_it_edit(found: Findings, choice: AgentChoice, box: Sandbox) -> None:
             first = held.view.experiments.get(1)
         if failed:
             body = failed[0].body
-            raise AgentError(str(body["message"]), fix=f"try it by hand: {choice.use}")
+            raise AgentError(str(body["message"]), fix=_by_hand(choice))
         assert first is not None and first.decision is not None
         found.tokens, found.cost_usd = first.tokens, first.cost_usd
         found.edits = bool(first.commit)
         if not found.edits:
             raise AgentError(
                 f"{choice.use} answered, and edited nothing: {first.decision.reason}",
-                fix="try another model, or run it by hand",
+                fix="try another model",
             )
+
+
+def _by_hand(choice: AgentChoice) -> str:
+    """What to do about an agent that failed, for whatever reason."""
+    served = choice.use == "api" or choice.options.get("base_url")
+    if served:
+        return f"see that the server of [agent.{choice.use}] base_url and model answers"
+    return f"try it by hand: {choice.use}"

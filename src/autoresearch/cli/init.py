@@ -22,7 +22,9 @@ from .check import finding_json
 from .instructions import agreed, install
 
 BUDGET = re.compile(
-    r"^(?:TIME_BUDGET|BUDGET_S|TIME_BUDGET_S|TRAIN_SECONDS)\s*[:=][^\d\n]*(\d+)", re.M
+    r"^(?:TIME_BUDGET|BUDGET_S|TIME_BUDGET_S|TRAIN_SECONDS)\s*[:=][^\d\n]*"
+    r"(\d+(?:\.\d+)?)(?:[ \t]*\*[ \t]*(\d+))?",
+    re.M,
 )
 PRINTED = re.compile(r"print\(\s*f?[\"'](?:\\n)?([A-Za-z_]\w*):\s")
 CACHE = re.compile(r"[\"'/]\.cache[\"'/,\s)]+[\"']?([\w.-]+)")
@@ -265,8 +267,9 @@ def _read_sources(found: Found, root: Path, files: list[Path]) -> None:
         found.direction = "higher" if any(word in ranked[0] for word in HIGHER) else "lower"
     for text in texts:
         if budget := BUDGET.search(text):
-            found.budget = f"{budget[1]}s"
-            found.notes.append(f"the budget of {budget[1]} s is built into the code; kept the same")
+            seconds = float(budget[1]) * float(budget[2] or 1)
+            found.budget = f"{seconds:g}s"
+            found.notes.append(f"the budget of {seconds:g} s is built into the code; kept the same")
             break
 
 

@@ -156,6 +156,8 @@ def limits_json(contract: Contract, view: RunView) -> dict[str, Json]:
 def _state(view: RunView, run: Path) -> tuple[str, str | None]:
     if held_by_engine(run):
         paused = view.paused if view.verifying is None else None
+        if paused and view.paused_until:
+            paused = f"{paused}; goes on by itself at {view.paused_until:%H:%M:%S} UTC"
         return ("paused", paused) if paused else ("running", None)
     done = ("limit", "target", "passed", "the agent has nothing")
     if view.ended and view.end_reason.startswith(done):

@@ -146,6 +146,9 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
         lines.append(f"  kept {'#' + str(kept.number):>5}   {number(kept.decision.value):>8}"
                      f"  {change(contract, kept):>9}  {description(kept, 60)}"
                      f"{fallen(view, kept)}")  # fmt: skip
+    if view.tokens:
+        cost = f", ${view.cost_usd:.2f}" if view.cost_usd else ""
+        lines.append(f"  agent used   {view.tokens:,} tokens{cost}")
     lines += [f"  {name:<13}{said}" for name, said in verified(view)]
     if said := busy(view.shares):
         lines.append(f"  machine      {said}")

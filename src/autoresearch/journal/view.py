@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -131,6 +131,7 @@ class RunView:
         self.ended: str | None = None
         self.end_reason = ""
         self.paused: str | None = None
+        self.paused_until: datetime | None = None
         self.pause_requested = False
         self.held = False
         self.stop_requested = False
@@ -297,7 +298,9 @@ class RunView:
         self.pause_requested = self.held = False
 
     def _on_paused(self, event: Event, body: dict[str, Any]) -> None:
-        self.paused = body["reason"]
+        self.paused, wait_s = body["reason"], body["wait_s"]
+        started = datetime.fromisoformat(event.at)
+        self.paused_until = None if wait_s is None else started + timedelta(seconds=wait_s)
         # Until a person says so: that time is not the engine's.
         self.held = body["wait_s"] is None
 
