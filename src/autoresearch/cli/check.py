@@ -246,6 +246,8 @@ def _judge_test(
             " guard.expect = '(\\d+) passed'"
         )
     tallies = [sample.tally for sample in finding.samples if sample.tally is not None]
+    if contract.agents[0].use == "search":
+        finding.notes.append("the agent search only tunes numbers: name a coding agent in [agent]")
     if suite.runner == "go" and tallies and tallies[0].passed is None:
         finding.notes.append("go does not say which tests pass, nor what is skipped: add -v")
     finding.notes.append(
