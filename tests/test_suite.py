@@ -52,7 +52,7 @@ error: 1 target failed:
     `--lib`
 """
 CARGO_BUILD = """\
-   Compiling c v0.1.0 (/work/c)
+   Compiling c v0.1.0 (/home/me/c)
 error: expected expression, found `}`
  --> src/lib.rs:1:42
 
