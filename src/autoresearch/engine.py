@@ -58,6 +58,8 @@ from .workspace import Captured, Workspace
 
 VOIDS = 2
 BASELINE_VOIDS = 12
+# Candidates count their seeds up from 0, the agent has -1.
+FIRST_OF_INCUMBENT = -2
 INBOX_S = 0.25
 BACK_OFF_S = 1.0
 LONGEST_BACK_OFF_S = 600.0
@@ -491,7 +493,7 @@ class Engine:
             return
         if not self._lease:
             role, commit = self._role(step, record)
-            seed, lease = self._next_seed(record), secrets.token_hex(8)
+            seed, lease = self._next_seed(record, role), secrets.token_hex(8)
             self.run.record_attempt(number, k, role, seed, commit, lease)
         await self._finish(record)
 
@@ -544,13 +546,19 @@ class Engine:
             return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
         return unless_void(sample, self.contract.run, self.view.shares, exact=self.view.noise.exact)
 
-    def _next_seed(self, record: Experiment) -> int:
+    def _next_seed(self, record: Experiment, role: Role) -> int:
         """The next sample's seed; the same again after one that was void or cut short.
 
-        Otherwise who can make a sample void could choose between seeds.
+        Otherwise who can make a sample void could choose between seeds. Candidate and incumbent
+        have seeds of their own: an experiment that is repeated may take them in another order.
         """
-        told = sum(1 for each in record.taken if each.sample.outcome is not Outcome.VOID)
-        return self.view.seed_of(record.number if record.repeats is None else record.repeats, told)
+        incumbent = role is Role.INCUMBENT
+        told = sum(
+            each.sample.outcome is not Outcome.VOID and (each.role is Role.INCUMBENT) is incumbent
+            for each in record.taken
+        )
+        number = record.number if record.repeats is None else record.repeats
+        return self.view.seed_of(number, FIRST_OF_INCUMBENT - told if incumbent else told)
 
     # People, pauses and the clock
 
