@@ -178,9 +178,10 @@ def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
         return MoreSamples("incumbent", "its last sample was long ago")
     case = _Case.of(rule, standing, evidence)
     if case.net(evidence.screen) <= rule.min_gain + case.screen_bar:
-        noise = f"within the noise of {case.sigma:.2g}, "
-        within = 0 < case.gain(evidence.screen) <= case.sigma
-        return case.discard(evidence.screen, f"{noise * within}not worth a confirmation")
+        why = "not worth a confirmation"
+        if 0 < case.gain(evidence.screen) <= case.sigma:
+            why = f"within the noise of {case.sigma:.2g}, {why}"
+        return case.discard(evidence.screen, why)
     if not evidence.guards_passed:
         return CheckGuards("guards come before the first confirmation")
     if rule.confirm == "never":

@@ -57,8 +57,7 @@ class Desk:
         self.bench = bench
         self.workspace = workspace
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
-        if ready := getattr(self.agent, "ready", None):
-            ready(contract.agents[0])
+        registry.require_credentials(self.agent, contract.agents[0])
         self.memory = Memory(run.places, run.store, contract)
         self.seat = Seat(contract, bench, run.places, self.memory.folder)
         self._sources: dict[str, dict[str, str]] = {}

@@ -65,6 +65,16 @@ def agent(choice: AgentChoice, root: Path) -> Agent:
     return made
 
 
+def require_credentials(agent: Agent, choice: AgentChoice) -> None:
+    """Ask an agent that needs credentials whether it has them.
+
+    Raises:
+        UserError: it has none.
+    """
+    if ready := getattr(agent, "ready", None):
+        ready(choice)
+
+
 def executor(contract: Contract) -> Executor:
     """Make the executor that a contract asks for; its maker is called with the contract.
 

@@ -188,14 +188,13 @@ class Goal:
             Metric("the metric"), agents=(choice,),
         )  # fmt: skip
         agent = registry.agent(choice, self.root)
-        if ready := getattr(agent, "ready", None):
-            try:
-                ready(choice)
-            except UserError as error:
-                raise UserError(
-                    error.message,
-                    fix="name the variable with its key, --env NAME, or --login for your own login",
-                ) from error
+        try:
+            registry.require_credentials(agent, choice)
+        except UserError as error:
+            raise UserError(
+                error.message,
+                fix="name the variable with its key, --env NAME, or --login for your own login",
+            ) from error
         places, head = self.places, git.head(self.repository)
         git.exclude(self.repository, f"{FOLDER}/")
         directory = fresh(places.run) / "agent"
