@@ -35,6 +35,7 @@ from tests.agents.mock_model import (
     Turn,
     rate_limited,
 )
+from tests.cli.test_goal import BENCH, CONTRACT, SLOW
 from tests.conftest import IDENTITY, Toy, until
 
 MakeToy = Callable[..., Toy]
@@ -54,24 +55,6 @@ priority = 300
 NIGHT_S = 1500
 TURN = INPUT_TOKENS + OUTPUT_TOKENS
 
-SLOW = "def total(n):\n    return sum(i * i % 7 for i in range(n))\n"
-FAST = """\
-[task]
-editable = ["slow.py"]
-
-[run]
-command = "python3 bench.py"
-budget = "10s"
-clock = "cpu"
-
-[metric]
-name = "seconds"
-evaluate = "python3 evaluate.py"
-"""
-BENCH = """\
-import os, pathlib, slow
-pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(slow.total(2_000_000)))
-"""
 EVALUATE = """\
 import json, os, pathlib, sys
 found = pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer")
@@ -296,7 +279,7 @@ def test_a_goal_becomes_a_contract_through_claude(
         reading = Call("Read", {"file_path": path})  # it overwrites nothing that it has not read
         return [reading, Call("Write", {"file_path": path, "content": content})]
 
-    files = {"autoresearch.toml": FAST, "bench.py": BENCH, "evaluate.py": EVALUATE}
+    files = {"autoresearch.toml": CONTRACT, "bench.py": BENCH, "evaluate.py": EVALUATE}
     script = [turn for name, content in files.items() for turn in write(name, content)]
     with MockModel([*script, Say("Written.")]) as model:
         monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)

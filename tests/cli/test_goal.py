@@ -18,8 +18,7 @@ MakeToy = Callable[..., Toy]
 
 SLOW = "def total(n):\n    return sum(i * i % 7 for i in range(n))\n"
 TEST = "from slow import total\n\n\ndef test_total():\n    assert total(4) == 1 + 4 + 2\n"
-GOOD = """\
-cat >autoresearch.toml <<'E'
+CONTRACT = """\
 [task]
 editable = ["slow.py"]
 
@@ -31,14 +30,19 @@ clock = "cpu"
 [metric]
 name = "seconds"
 evaluate = "python3 evaluate.py"
-
+"""
+BENCH = """\
+import os, pathlib, slow
+pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(slow.total(2_000_000)))
+"""
+GOOD = f"""\
+cat >autoresearch.toml <<'E'
+{CONTRACT}
 [guard]
 command = "python3 -m pytest -q -p no:cacheprovider"
 E
 cat >bench.py <<'E'
-import os, pathlib, slow
-pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(slow.total(2_000_000)))
-E
+{BENCH}E
 cat >evaluate.py <<'E'
 import json, os, pathlib, sys
 found = pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer")
