@@ -9,10 +9,10 @@ demo: .venv/.demo
 	$(BIN)/autoresearch demo
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest -n 4
+	$(BIN)/python -m pytest -n 3
 
 endurance: .venv/.test
-	$(BIN)/python -m pytest -n 4 --endurance
+	$(BIN)/python -m pytest -n 3 --endurance
 	$(BIN)/python bench/keep_rule.py --full --curve
 	$(BIN)/python bench/search.py --full --jobs 2
 	$(BIN)/python bench/overhead.py

@@ -164,11 +164,15 @@ def workload(root: Path, name: str, smaller: tuple[str, str], *edits: str) -> To
 
 
 def counting(*edits: str) -> str:
-    """An agent whose edits are tried one after the other, by how much is in results so far."""
+    """An agent whose edits are tried one after the other, by how much is in results so far.
+
+    What is void is measured once more, so it does not count.
+    """
     cases = "".join(f"{i}) {edit}\n;;\n" for i, edit in enumerate(edits))
     return (
         "#!/bin/sh\n"
-        'n=$(sed -n "/## Tried last/,\\$p" "$AUTORESEARCH_PROMPT" | grep -c "^- #[1-9]")\n'
+        'n=$(sed -n "/## Tried last/,\\$p" "$AUTORESEARCH_PROMPT" \\\n'
+        '| grep "^- #[1-9]" | grep -vc "^- #[0-9]* void ")\n'
         f'case "$n" in\n{cases}esac\n'
     )
 
