@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Where it is set, every start of the command line would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test claims lint endurance lock clean
 
@@ -43,7 +45,9 @@ lint: .venv/.test
 
 .venv/.test: requirements/test.txt .venv/.demo
 	@echo "installing what the tests need into .venv ..."
-	$(INSTALL) --require-hashes -r requirements/test.txt
+	@# Compiled when imported, which most of it never is. Sandboxes cannot write: they find of pytest
+	@# and its plug-ins what the pytest around them imported before.
+	$(INSTALL) --no-compile --require-hashes -r requirements/test.txt
 	@touch $@
 
 # Rewrites the pinned requirements from pyproject.toml (needs uv).
