@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import json
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -252,19 +253,21 @@ def main() -> int:
     began = time.monotonic()
     found: dict[str, dict[str, list[Outcome]]] = {}
     verdicts: list[Verdict] = []
-    for name in names:
-        calls = [(name, m, seed, args.experiments, args.told) for m in methods for seed in seeds]
+    calls = [
+        (name, method, seed, args.experiments, args.told)
+        for name in names for method in methods for seed in seeds
+    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        outcomes: Iterator[Outcome] = itertools.starmap(run, calls)
         if args.jobs > 1 or args.tinylm:
             # Fresh processes: NumPy reads how many threads it may have when it is imported.
-            with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
-                outcomes = list(pool.map(run, *zip(*calls, strict=True)))
-        else:
-            outcomes = [run(*call) for call in calls]
-        found[name] = {
-            method: outcomes[i * len(seeds) : (i + 1) * len(seeds)]
-            for i, method in enumerate(methods)
-        }
-        verdicts += report(name, found[name], marks)
+            pool = stack.enter_context(ProcessPoolExecutor(args.jobs, get_context("spawn")))
+            outcomes = pool.map(run, *zip(*calls, strict=True))
+        for name in names:
+            found[name] = {
+                method: list(itertools.islice(outcomes, len(seeds))) for method in methods
+            }
+            verdicts += report(name, found[name], marks)
     cost([each.seconds for by in found.values() for each in by.get("search", [])])
     print(f"{time.monotonic() - began:.0f} s")
     if args.json:
