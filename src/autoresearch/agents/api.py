@@ -94,6 +94,8 @@ class ApiAgent:
         self._idle_s = _float(options.get("idle"), IDLE_S)
         self._reply_tokens = options.get("max_tokens")
         self._key_name, self._key = _key(options.get("env"), service.key, required=base_url is None)
+        # Reading the certificates takes longer than all else that a request costs us.
+        self._tls = httpx2.create_ssl_context()
         self._make_model: Any = getattr(import_module(f"pydantic_ai.models.{kind}"), service.model)
         self._make_provider: Any = getattr(
             import_module(f"pydantic_ai.providers.{kind}"), service.provider
@@ -151,6 +153,7 @@ class ApiAgent:
         briefing = assignment.briefing.read_text(encoding="utf-8")
         log = _Log(assignment.directory / "agent.log", self._key)
         async with httpx2.AsyncClient(
+            verify=self._tls,
             timeout=self._idle_s,
             headers={"accept-encoding": "identity"},
             event_hooks={"response": [_bound]},
