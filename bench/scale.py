@@ -1,0 +1,279 @@
+"""What a long run costs: an experiment at its end, memory, disk, a resume, ``status`` and ``log``.
+
+    python bench/scale.py [--experiments 10000] [--rows 100000] [--json]
+
+The real engine, run, journal, store, briefing and decisions work through the experiments in this
+process; only the agent is scripted, what programs print is made up, and time passes only where
+something waits. Then the same run is resumed and read by the command line. Reading is measured
+once more on a journal of ``--rows`` experiments: the real one, and its last thousand over and over.
+
+Processor time is that of this process and of git, the only other one. What ``status`` and ``log``
+take is said beyond a bare interpreter that imports what they import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from autoresearch import config, git
+from autoresearch.bench import Places
+from autoresearch.engine import Engine
+from autoresearch.journal import Event, Journal, restore
+from autoresearch.journal.view import RunView
+from autoresearch.run import FOLDER, Run
+from autoresearch.sandbox import Sandbox
+from autoresearch.testing.agent import ScriptedAgent
+from autoresearch.testing.clock import FakeClock, run_simulated
+from autoresearch.testing.executor import FakeExecutor, Ran
+from autoresearch.types import Assignment, Level, Proposal
+
+TAG = "scale"
+CONTRACT = """\
+[task]
+editable = ["train.py"]
+[run]
+command = "python3 train.py"
+budget = "5s"
+[metric]
+name = "loss"
+[agent]
+use = "command"
+[agent.command]
+argv = ["./agent.sh"]
+"""
+COPIED = 1000
+REPEATS = 5
+START = [sys.executable, "-c", "import autoresearch.cli.views"]
+COMMAND = [sys.executable, "-m", "autoresearch"]
+
+
+def cpu_s() -> tuple[float, float]:
+    """Processor seconds of this process, and of its children, those that still run included."""
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+    ticks = 0
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(int(field) for field in fields[11:15])
+    children_s = reaped.ru_utime + reaped.ru_stime + ticks / os.sysconf("SC_CLK_TCK")
+    return own.ru_utime + own.ru_stime, children_s
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def make_task(root: Path) -> None:
+    root.mkdir()
+    (root / "train.py").write_text("LR = 0.5\n")
+    (root / "agent.sh").write_text("#!/bin/sh\n")
+    (root / config.NAME).write_text(CONTRACT)
+    (root / ".gitignore").write_text(f"{FOLDER}/\n")
+    for argv in (
+        ["init", "--quiet"],
+        ["add", "."],
+        ["-c", "user.name=b", "-c", "user.email=b@b", "commit", "--quiet", "-m", "Start"],
+    ):
+        subprocess.run(["git", *argv], cwd=root, check=True)
+
+
+def program(step: str, cwd: Path, env: Mapping[str, str]) -> Ran:
+    """What a run of ``train.py`` would print; one in fifty crashes."""
+    rate = float((cwd / "train.py").read_text().split("=")[1])
+    rng = random.Random(int(env["AUTORESEARCH_SEED"]))
+    if int(env["AUTORESEARCH_EXPERIMENT"]) and rng.random() < 0.02:
+        return Ran("Traceback: no luck", "failed", 1.0, 1)
+    return Ran(f"loss: {(rate - 0.1) ** 2 + rng.gauss(0, 0.001)}", seconds=rng.uniform(1, 5))
+
+
+def edit(assignment: Assignment) -> Proposal:
+    """Another rate, better than the first at times, and what an agent would say of it."""
+    rate = random.Random(assignment.seed).uniform(0.1, 0.9)
+    (assignment.workspace / "train.py").write_text(f"LR = {rate:.9f}\n")
+    return Proposal(
+        f"rate 0.5 -> {rate:.4f}", hypothesis="it overshoots", expected="-0.01",
+        tokens=1000, cost_usd=0.01,
+    )  # fmt: skip
+
+
+def search(root: Path, experiments: int) -> dict[str, float]:
+    """Do the experiments, and say what they cost; milliseconds of processor time each."""
+    contract = config.load(root / config.NAME)
+    clock = FakeClock()
+    run = Run(Places(root / FOLDER / TAG, root, root), TAG, clock=clock)
+    marks: list[tuple[float, float]] = []
+
+    def listen(event: Event, view: RunView) -> None:
+        if event.kind == "decided":
+            marks.append(cpu_s())
+            if len(view.decided) > experiments:
+                engine.request_stop("bench")
+
+    run.listeners.append(listen)
+    run.begin(contract, git.head(root), {})
+    engine = Engine(run, contract, Sandbox(Level.NONE), FakeExecutor(program))
+    engine.desk.agent = ScriptedAgent(edit)
+    run_simulated(clock, engine.loop)
+    memory_mb = resident_mb()
+    run.release()
+    window = min(1000, experiments // 2)
+
+    def each_ms(first: int, last: int) -> float:
+        return 1000 * (sum(marks[last]) - sum(marks[first])) / (last - first)
+
+    own, children = (marks[-1][i] - marks[0][i] for i in (0, 1))
+    first, last = each_ms(0, window), each_ms(experiments - window, experiments)
+    return {
+        "experiments": experiments, "window": window, "first_ms": first, "last_ms": last,
+        "last_over_first": last / first, "git_share": children / (own + children),
+        "memory_mb": memory_mb,
+    }  # fmt: skip
+
+
+def disk(run: Path) -> dict[str, tuple[float, int]]:
+    """Megabytes on disk and files of each part of a run's directory."""
+    found = {}
+    for part in sorted(run.iterdir()):
+        stats = [each.lstat() for each in (part, *part.rglob("*"))]
+        found[part.name] = (sum(each.st_blocks for each in stats) * 512 / 1e6, len(stats))
+    return found
+
+
+def spent(argv: list[str], cwd: Path, repeats: int = REPEATS) -> tuple[float, float, float]:
+    """Processor and wall milliseconds of a command, medians; and its largest memory in MB."""
+    found = []
+    for _ in range(repeats):
+        began = time.monotonic()
+        process = subprocess.Popen(argv, cwd=cwd, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise RuntimeError(f"{argv} ended with {process.returncode}")
+        cpu = usage.ru_utime + usage.ru_stime
+        found.append((1000 * cpu, 1000 * (time.monotonic() - began), usage.ru_maxrss / 1e3))
+    cpu_ms, wall_ms, memory_mb = (statistics.median(column) for column in zip(*found, strict=True))
+    return cpu_ms, wall_ms, memory_mb
+
+
+def reading(root: Path) -> dict[str, tuple[float, float, float]]:
+    """What the commands that only read take beyond their start, processor and wall milliseconds."""
+    start = spent(START, root)
+    found = {"start": start}
+    for argv, repeats in (
+        (["status"], REPEATS), (["log", "--limit", "20"], REPEATS), (["log"], 1),
+    ):  # fmt: skip
+        took = spent([*COMMAND, *argv], root, repeats)
+        found[" ".join(argv)] = (took[0] - start[0], took[1] - start[1], took[2])
+    return found
+
+
+def lengthened(events: list[Event], rows: int) -> Iterator[Event]:
+    """The events of a run, and then its last experiments over and over until it has so many."""
+    yield from events
+    decided = sum(event.kind == "decided" for event in events)
+    seq, clock_s = events[-1].seq, events[-1].clock_s
+    since = decided - min(COPIED, decided - 1)
+    parts = ("opened", "proposed", "sealed", "attempt", "sample", "decided")
+    copied = [
+        each for each in events
+        if each.kind in parts and each.experiment is not None and since <= each.experiment < decided
+    ]  # fmt: skip
+    number = decided
+    while number < rows:
+        for each in copied:
+            body = dict(each.body)
+            if each.kind == "sealed":
+                body |= {"fingerprint": f"{number:032x}", "form": f"{number:032x}"}
+            if each.kind == "decided" and isinstance(made := body["decision"], dict):
+                body["decision"] = made | {"status": "discard"}
+            seq += 1
+            yield replace(each, seq=seq, experiment=number, body=body, clock_s=clock_s)
+            if each.kind == "decided":
+                number += 1
+                if number == rows:
+                    break
+
+
+def lengthen(run: Path, rows: int) -> None:
+    """Replace a run's journal by one of so many experiments."""
+    journal = Journal(run / "journal.db", read_only=True)
+    events = list(journal.events())
+    journal.close()
+    restore(run / "journal.db", lengthened(events, rows))
+
+
+def measured(root: Path, experiments: int, rows: int) -> dict[str, Any]:
+    make_task(root)
+    found: dict[str, Any] = {"search": search(root, experiments)}
+    run = root / FOLDER / TAG
+    found["disk"] = disk(run)
+    # At its limit already: it takes the run, brings everything up to date, and ends.
+    limit = ["--max-experiments", str(experiments), "--unconfined"]
+    start = spent([*COMMAND, "--help"], root)
+    took = spent([*COMMAND, "run", *limit], root, 1)
+    found["resume"] = (took[0] - start[0], took[1] - start[1], took[2])
+    found["reading"] = reading(root)
+    if rows > experiments:
+        lengthen(run, rows)
+        found["reading more"] = reading(root)
+    return found
+
+
+def report(found: dict[str, Any], rows: int) -> None:
+    made = found["search"]
+    many, window = made["experiments"], made["window"]
+    print(f"{many} experiments, one worker: processor time of engine and git for one")
+    print(f"  first {window:<6} {made['first_ms']:9.1f} ms")
+    print(f"  last {window:<6}  {made['last_ms']:9.1f} ms")
+    print(f"  last / first {made['last_over_first']:9.2f}")
+    print(f"  git's share  {100 * made['git_share']:9.0f} %")
+    print(f"resident memory {made['memory_mb']:.0f} MB")
+    print("on disk")
+    for name, (size_mb, files) in found["disk"].items():
+        if size_mb >= 0.1:
+            print(f"  {name:<12} {size_mb:9.1f} MB  {files} files")
+    cpu_ms, wall_ms, memory_mb = found["resume"]
+    print(f"a resume: {cpu_ms:.0f} ms of the processor, {wall_ms:.0f} ms, {memory_mb:.0f} MB")
+    for key, count in (("reading", many), ("reading more", rows)):
+        if key in found:
+            start = found[key].pop("start")
+            print(f"{count} experiments, beyond a start of {start[0]:.0f} ms: processor, wall")
+            for name, (cpu_ms, wall_ms, memory_mb) in found[key].items():
+                print(f"  {name:<16} {cpu_ms:7.0f} ms {wall_ms:7.0f} ms, {memory_mb:.0f} MB in all")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--experiments", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=100_000, help="for reading; 0 for none more")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="autoresearch-scale-"))
+    try:
+        found = measured(folder / "task", options.experiments, options.rows)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        report(found, options.rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
