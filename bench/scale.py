@@ -1,6 +1,6 @@
 """What a long run costs: an experiment at its end, memory, disk, a resume, ``status`` and ``log``.
 
-    python bench/scale.py [--experiments 10000] [--rows 100000] [--json]
+    python bench/scale.py [--experiments 10000] [--rows 100000] [--json] [--folder /dev/shm]
 
 The real engine, run, journal, store, briefing and decisions work through the experiments in this
 process; only the agent is scripted, what programs print is made up, and time passes only where
@@ -36,10 +36,11 @@ from autoresearch.journal import Event, Journal, restore
 from autoresearch.journal.view import RunView
 from autoresearch.run import FOLDER, Run
 from autoresearch.sandbox import Sandbox
+from autoresearch.snapshot import EVERY, Snapshots
 from autoresearch.testing.agent import ScriptedAgent
 from autoresearch.testing.clock import FakeClock, run_simulated
 from autoresearch.testing.executor import FakeExecutor, Ran
-from autoresearch.types import Assignment, Level, Proposal
+from autoresearch.types import Assignment, Contract, Level, Proposal
 
 TAG = "scale"
 CONTRACT = """\
@@ -59,6 +60,16 @@ COPIED = 1000
 REPEATS = 5
 START = [sys.executable, "-c", "import autoresearch.cli.views"]
 COMMAND = [sys.executable, "-m", "autoresearch"]
+# What an engine does with a journal when it starts, and then holds in memory.
+FOLD = """
+import sys
+from pathlib import Path
+import autoresearch.engine
+from autoresearch.journal import Journal
+from autoresearch.journal.view import RunView
+view = RunView(Journal(Path(sys.argv[1]), read_only=True).events())
+print(Path("/proc/self/statm").read_text().split()[1])
+"""
 
 
 def cpu_s() -> tuple[float, float]:
@@ -154,8 +165,8 @@ def disk(run: Path) -> dict[str, tuple[float, int]]:
     return found
 
 
-def spent(argv: list[str], cwd: Path, repeats: int = REPEATS) -> tuple[float, float, float]:
-    """Processor and wall milliseconds of a command, medians; and its largest memory in MB."""
+def spent(argv: list[str], cwd: Path, repeats: int = REPEATS) -> tuple[float, float]:
+    """Processor and wall milliseconds of a command, medians."""
     found = []
     for _ in range(repeats):
         began = time.monotonic()
@@ -165,12 +176,12 @@ def spent(argv: list[str], cwd: Path, repeats: int = REPEATS) -> tuple[float, fl
         if process.returncode:
             raise RuntimeError(f"{argv} ended with {process.returncode}")
         cpu = usage.ru_utime + usage.ru_stime
-        found.append((1000 * cpu, 1000 * (time.monotonic() - began), usage.ru_maxrss / 1e3))
-    cpu_ms, wall_ms, memory_mb = (statistics.median(column) for column in zip(*found, strict=True))
-    return cpu_ms, wall_ms, memory_mb
+        found.append((1000 * cpu, 1000 * (time.monotonic() - began)))
+    cpu_ms, wall_ms = (statistics.median(column) for column in zip(*found, strict=True))
+    return cpu_ms, wall_ms
 
 
-def reading(root: Path) -> dict[str, tuple[float, float, float]]:
+def reading(root: Path) -> dict[str, tuple[float, float]]:
     """What the commands that only read take beyond their start, processor and wall milliseconds."""
     start = spent(START, root)
     found = {"start": start}
@@ -178,7 +189,7 @@ def reading(root: Path) -> dict[str, tuple[float, float, float]]:
         (["status"], REPEATS), (["log", "--limit", "20"], REPEATS), (["log"], 1),
     ):  # fmt: skip
         took = spent([*COMMAND, *argv], root, repeats)
-        found[" ".join(argv)] = (took[0] - start[0], took[1] - start[1], took[2])
+        found[" ".join(argv)] = (took[0] - start[0], took[1] - start[1])
     return found
 
 
@@ -209,12 +220,18 @@ def lengthened(events: list[Event], rows: int) -> Iterator[Event]:
                     break
 
 
-def lengthen(run: Path, rows: int) -> None:
-    """Replace a run's journal by one of so many experiments."""
-    journal = Journal(run / "journal.db", read_only=True)
+def lengthen(run: Path, contract: Contract, rows: int) -> None:
+    """Replace a run's journal by one of so many experiments, with a snapshot near its end."""
+    path = run / "journal.db"
+    journal = Journal(path, read_only=True)
     events = list(journal.events())
     journal.close()
-    restore(run / "journal.db", lengthened(events, rows))
+    restore(path, lengthened(events, rows))
+    journal = Journal(path)
+    Snapshots(run, contract.metric).write(RunView(journal.events()), journal.digest)
+    journal.close()
+    # As late as one can be: what follows it is read as events.
+    restore(path, lengthened(events, rows + EVERY - 1))
 
 
 def measured(root: Path, experiments: int, rows: int) -> dict[str, Any]:
@@ -226,11 +243,14 @@ def measured(root: Path, experiments: int, rows: int) -> dict[str, Any]:
     limit = ["--max-experiments", str(experiments), "--unconfined"]
     start = spent([*COMMAND, "--help"], root)
     took = spent([*COMMAND, "run", *limit], root, 1)
-    found["resume"] = (took[0] - start[0], took[1] - start[1], took[2])
+    found["resume"] = (took[0] - start[0], took[1] - start[1])
     found["reading"] = reading(root)
     if rows > experiments:
-        lengthen(run, rows)
+        lengthen(run, config.load(root / config.NAME), rows)
         found["reading more"] = reading(root)
+        fold = [sys.executable, "-c", FOLD, str(run / "journal.db")]
+        pages = int(subprocess.run(fold, check=True, capture_output=True).stdout)
+        found["view"] = (*spent(fold, root, 1), pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
     return found
 
 
@@ -247,14 +267,19 @@ def report(found: dict[str, Any], rows: int) -> None:
     for name, (size_mb, files) in found["disk"].items():
         if size_mb >= 0.1:
             print(f"  {name:<12} {size_mb:9.1f} MB  {files} files")
-    cpu_ms, wall_ms, memory_mb = found["resume"]
-    print(f"a resume: {cpu_ms:.0f} ms of the processor, {wall_ms:.0f} ms, {memory_mb:.0f} MB")
+    cpu_ms, wall_ms = found["resume"]
+    print(f"a resume: {cpu_ms:.0f} ms of the processor, {wall_ms:.0f} ms")
     for key, count in (("reading", many), ("reading more", rows)):
         if key in found:
             start = found[key].pop("start")
             print(f"{count} experiments, beyond a start of {start[0]:.0f} ms: processor, wall")
-            for name, (cpu_ms, wall_ms, memory_mb) in found[key].items():
-                print(f"  {name:<16} {cpu_ms:7.0f} ms {wall_ms:7.0f} ms, {memory_mb:.0f} MB in all")
+            for name, (cpu_ms, wall_ms) in found[key].items():
+                print(f"  {name:<16} {cpu_ms:7.0f} ms {wall_ms:7.0f} ms")
+
+    if "view" in found:
+        cpu_ms, _, memory_mb = found["view"]
+        print(f"a view of {rows} experiments from all events: {cpu_ms / 1000:.1f} s of the")
+        print(f"  processor, {memory_mb:.0f} MB with the engine")
 
 
 def main() -> int:
@@ -262,8 +287,9 @@ def main() -> int:
     parser.add_argument("--experiments", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=100_000, help="for reading; 0 for none more")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where to work; in memory it waits for no disk")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="autoresearch-scale-"))
+    folder = Path(tempfile.mkdtemp(prefix="autoresearch-scale-", dir=options.folder))
     try:
         found = measured(folder / "task", options.experiments, options.rows)
     finally:

@@ -19,7 +19,7 @@ class Stop:
 def used(view: RunView, active_s: float) -> dict[str, float]:
     """What the run has used of each thing that can be limited."""
     return {
-        "experiments": max(0, len(view.decided) - 1),
+        "experiments": max(0, view.decisions - 1),
         "hours": active_s / 3600,
         "cost_usd": view.cost_usd,
         "tokens": view.tokens,

@@ -26,6 +26,7 @@ from .git import Store
 from .journal import Clock, Event, Journal, log, tsv
 from .journal.view import Experiment, Role, RunView, sample_body
 from .scratch import remove
+from .snapshot import EVERY, Snapshots
 from .text import clean
 from .types import Contract, Decision, Json, Plan, Sample, Status
 
@@ -52,6 +53,7 @@ class Run:
         self._log_head = ""
         self._logged = 0
         self._behind = False
+        self._snapshots: Snapshots | None = None
         try:
             inbox.take(places.run, inbox.PASSING)  # meant for an engine that is gone
             for each in (places, places.apart()):
@@ -161,6 +163,7 @@ class Run:
         tsv.rebuild(self.places.run / "results.tsv", self.view, self._metric)
         self._deliver()
         self._behind = False
+        self._write_snapshot()
 
     def require_room(self) -> None:
         """See that the disk has room for work, and that nothing waits to be written since it had.
@@ -250,6 +253,8 @@ class Run:
         if decision.status is Status.KEEP:
             self._deliver()
         self._behind = False
+        if self.view.decisions % EVERY == 0:
+            self._write_snapshot()
         return experiment
 
     def offer(self, commit: str) -> str:
@@ -296,6 +301,13 @@ class Run:
                 self._log_head = self.store.append(self._log_ref, self._log_head, other, message)
                 self._logged = event.seq
                 events = []
+
+    def _write_snapshot(self) -> None:
+        """Leave a snapshot for who only reads."""
+        if self._snapshots is None:
+            metric = config.from_snapshot(self.view.contract, self.places.root).metric
+            self._snapshots = Snapshots(self.places.run, metric)
+        self._snapshots.write(self.view, self.journal.digest)
 
     def _deliver(self) -> None:
         """Advance the person's branch to the incumbent; where we may not, use the next free one."""

@@ -29,7 +29,7 @@ from ..run import FOLDER
 from ..text import cell, clean, excerpt, fence
 from ..types import Contract, Json
 from . import task, words
-from .views import candidate_log, read, status_json
+from .views import candidate_log, read, read_recent, status_json
 
 AT_ONCE = 4
 HEARTBEAT_S = 10.0
@@ -95,8 +95,8 @@ class Session:
         }
         if not self.tag and task.latest_tag(self.root) is None:
             return said | {"state": "no run yet: try_experiment begins one"}
-        contract, view, run = read(self.root, self.tag)
-        found = status_json(contract, view, run)
+        contract, view, run, calibration = read_recent(self.root, self.tag)
+        found = status_json(contract, view, run, calibration)
         keys = ("tag", "state", "reason", "phase", "incumbent", "baseline", "counts", "limits",
                 "branch")  # fmt: skip
         return said | {key: found[key] for key in keys}

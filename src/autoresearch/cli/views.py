@@ -25,6 +25,7 @@ from ..journal.ideas import Ideas, State
 from ..journal.verification import Verification
 from ..journal.view import Experiment, Role, RunView
 from ..run import FOLDER, held_by_engine
+from ..snapshot import recent
 from ..text import block, clean, excerpt
 from ..types import Contention, Contract, Json, Outcome, Status
 from . import task, words
@@ -43,22 +44,42 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
 
 def read(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path]:
     """The run's own contract, its state and its directory."""
+    path, run = _find(folder, tag)
+    view = task.read_view(path.parent, run.name)
+    return _contract(view, path, run), view, run
+
+
+def read_recent(folder: Path, tag: str | None) -> tuple[Contract, RunView, Path, Calibration]:
+    """The same without old experiments, at a cost that does not grow; and the calibration."""
+    path, run = _find(folder, tag)
+    view, found = recent(run)
+    contract = _contract(view, path, run)
+    for each in view.decided:
+        found.add(each, contract.metric)
+    return contract, view, run, found
+
+
+def _find(folder: Path, tag: str | None) -> tuple[Path, Path]:
+    """The paths of the contract and of the run's directory."""
     path = task.contract_path(folder)
-    tag = task.existing_tag(path.parent, tag)
-    view = task.read_view(path.parent, tag)
+    return path, path.parent / FOLDER / task.existing_tag(path.parent, tag)
+
+
+def _contract(view: RunView, path: Path, run: Path) -> Contract:
     if not view.contract:
-        raise UserError(f"run {tag!r} has not begun", fix="autoresearch run starts or continues it")
-    contract = config.from_snapshot(view.contract, path)
-    return contract, view, path.parent / FOLDER / tag
+        raise UserError(
+            f"run {run.name!r} has not begun", fix="autoresearch run starts or continues it"
+        )
+    return config.from_snapshot(view.contract, path)
 
 
 @click.command()
 @_options
 def status(folder: Path, tag: str | None, as_json: bool) -> None:
     """Say where a run stands."""
-    contract, view, run = read(folder, tag)
+    contract, view, run, calibration = read_recent(folder, tag)
     inbox.foresee(view, run)
-    found = status_json(contract, view, run)
+    found = status_json(contract, view, run, calibration)
     if as_json:
         click.echo(json.dumps(found))
         return
@@ -74,12 +95,14 @@ def status(folder: Path, tag: str | None, as_json: bool) -> None:
             click.echo(f"limit        {name} {amount(name, used)} of {each['max']:g}")
     if said := _ideas(view.ideas):
         click.echo(f"ideas        {said}; autoresearch idea list")
-    if said := Calibration.of(view.decided, contract.metric).words():
+    if said := calibration.words():
         click.echo(f"agent        {said}")
     click.echo(words.summary(contract, view, run).lstrip("\n"))
 
 
-def status_json(contract: Contract, view: RunView, run: Path) -> dict[str, Json]:
+def status_json(
+    contract: Contract, view: RunView, run: Path, calibration: Calibration
+) -> dict[str, Json]:
     """The object of ``status --json``."""
     best, baseline = view.incumbent, view.experiments.get(0)
     state, reason = _state(view, run)
@@ -107,7 +130,7 @@ def status_json(contract: Contract, view: RunView, run: Path) -> dict[str, Json]
         "results_tsv": str(run / "results.tsv"),
         "verified": verification_json(view, view.verified) if view.verified else None,
         "ideas": {each.value: view.ideas.counts[each] for each in State},
-        "expectations": expectations_json(contract, view),
+        "expectations": expectations_json(calibration),
     }
 
 
@@ -119,9 +142,8 @@ def _ideas(ideas: Ideas) -> str:
     return ", ".join(counts)
 
 
-def expectations_json(contract: Contract, view: RunView) -> dict[str, Json] | None:
+def expectations_json(found: Calibration) -> dict[str, Json] | None:
     """How right agents were in what they expected, over the run and lately; None without any."""
-    found = Calibration.of(view.decided, contract.metric)
     if not found.measured:
         return None
     return {
@@ -171,7 +193,9 @@ def _state(view: RunView, run: Path) -> tuple[str, str | None]:
 @click.option("--limit", type=click.IntRange(1), help="Only the last N rows.")
 def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None:
     """List the experiments of a run, newest last."""
-    contract, view, _ = read(folder, tag)
+    contract, view, *_ = read_recent(folder, tag)
+    if view.forgotten and not 0 < (limit or 0) <= len(view.decided):
+        contract, view, _ = read(folder, tag)
     rows = view.decided[-limit:] if limit else view.decided
     if as_json:
         body: list[Json] = [

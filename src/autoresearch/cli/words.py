@@ -139,7 +139,7 @@ def summary(contract: Contract, view: RunView, run: Path) -> str:
     else:
         lines.append(f"  best         {_interval(best)}  by #{best.number}")
         lines.append(f"  gain         {_gain(contract, baseline, best)}")
-    done = str(len(view.decided) - 1)
+    done = str(view.decisions - 1)
     lines.append(f"  experiments  {': '.join(filter(None, (done, ', '.join(counts))))}")
     for kept in view.kept[1:]:
         assert kept.decision is not None

@@ -138,6 +138,19 @@ class Journal:
         """Now, on the clock that events are stamped with."""
         return self._clock.monotonic_s() - self._opened_s
 
+    @property
+    def digest(self) -> str:
+        """The digest of the last event, and by it of all before."""
+        return self._digest
+
+    def digest_of(self, seq: int) -> str | None:
+        """The digest of an event, as it was written; None where there is no such event."""
+        try:
+            found = self._db.execute("SELECT digest FROM event WHERE seq = ?", (seq,)).fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+        return found[0] if found else None
+
     def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Write one event durably; it is on disk when this returns.
 

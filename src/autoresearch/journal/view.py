@@ -1,6 +1,7 @@
 """What a run is now: the fold of its events. Resume, ``status`` and ``log`` all read this.
 
-Applying an event costs the same at the ten-thousandth experiment as at the tenth.
+Applying an event costs the same at the ten-thousandth experiment as at the tenth. Where that
+would take too long for a reader, ``snapshot.py`` begins with what was known a while ago.
 """
 
 from __future__ import annotations
@@ -145,6 +146,7 @@ class RunView:
         self.ideas = Ideas()
         self.experiments: dict[int, Experiment] = {}
         self.decided: list[Experiment] = []
+        self.forgotten = 0
         self.kept: list[Experiment] = []
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
         self.fingerprints: dict[str, int] = {}
@@ -187,8 +189,13 @@ class RunView:
         return ticket in self.tickets or ticket in known
 
     @property
+    def decisions(self) -> int:
+        """How many experiments are decided; the oldest may be *forgotten*, see ``snapshot.py``."""
+        return self.forgotten + len(self.decided)
+
+    @property
     def next_number(self) -> int:
-        return len(self.decided)
+        return self.decisions
 
     @property
     def unfinished(self) -> Experiment | None:
@@ -236,7 +243,7 @@ class RunView:
 
     def standing(self, hardware: str | None = None) -> Standing:
         """What the run knew before the experiment in flight: of machines of one kind, or of all."""
-        now = len(self.decided)
+        now = self.decisions
         known = [each for each in self.references if hardware in (None, each[3])]
         values = {value for value, *_ in known}
         return Standing(
@@ -436,7 +443,7 @@ class RunView:
         if experiment.form and not void:
             # What has the same form as an earlier one and ran all the same is less code.
             self.forms[experiment.form] = experiment.number
-        now = len(self.decided)
+        now = self.decisions
         kind = experiment.hardware or ""
         values = experiment.values(Role.INCUMBENT)
         self.references += [(value, now, False, kind) for value in values]
@@ -458,7 +465,7 @@ class RunView:
             or experiment.values(Role.FRESH)
             or experiment.values(Role.SCREEN)
         )
-        now = len(self.decided)
+        now = self.decisions
         selected = experiment.kind is not Kind.BASELINE
         kind = experiment.hardware or ""
         self.references = [(value, now, selected, kind) for value in values]
