@@ -143,7 +143,7 @@ class Desk:
             history=self._history(),
             briefing=brief,
             directory=directory,
-            turn=sum(1 for each in self.view.decided[1:] if not each.open and each.repeats is None),
+            turn=self.view.turns,
             memory=memory,
             launch=launch,
             run=run,

@@ -147,6 +147,7 @@ class RunView:
         self.experiments: dict[int, Experiment] = {}
         self.decided: list[Experiment] = []
         self.forgotten = 0
+        self.turns = 0
         self.kept: list[Experiment] = []
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
         self.fingerprints: dict[str, int] = {}
@@ -438,6 +439,8 @@ class RunView:
         if self.to_repeat is None:
             self.tickets.pop(experiment.ticket, None)
         self.counts[decision.status] += 1
+        if experiment.number and not experiment.open and experiment.repeats is None:
+            self.turns += 1  # of agents, who count them
         if experiment.fingerprint and not void:
             self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
         if experiment.form and not void:
