@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from autoresearch.attempt import RUNNER
-from autoresearch.bench import pinned_cores
+from autoresearch.bench import Slot, available_cores
 from autoresearch.contention import LIMITS, contention_of
 from autoresearch.sandbox import Box, Sandbox
 from autoresearch.types import Level
@@ -153,7 +153,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    core = pinned_cores(1)[0]
+    core = Slot().share(available_cores(), 1)[0]
     with tempfile.TemporaryDirectory(prefix="autoresearch-contention-") as folder:
         points = [
             sample(condition, core, options.seconds, Path(folder))

@@ -72,7 +72,8 @@ def check_invariants(
     journal.close()
     view = RunView(events)
     numbers = [each.number for each in view.decided]
-    assert numbers == list(range(len(numbers))), f"rows are not contiguous: {numbers}"
+    known = sorted([*numbers, *view.in_flight])
+    assert known == list(range(len(known))), f"numbers are not contiguous: {known}"
     if seen is not None:
         _check_acknowledged(view, seen)
     _check_results(folder, view, recovered)
@@ -81,7 +82,7 @@ def check_invariants(
     assert task.git("status", "--porcelain") == "", "the person's checkout was touched"
     if recovered:
         leftovers = [
-            *folder.glob("scratch"), *folder.glob("results.tsv.new"), *folder.glob("store.new"),
+            *folder.glob("scratch*"), *folder.glob("results.tsv.new"), *folder.glob("store.new"),
             *folder.glob("journal.db.new*"), *folder.glob("inbox/*"), *folder.glob("reserve"),
             *folder.glob("store.git/**/*.lock"), *folder.glob("store.git/fast_import_crash*"),
             *filter(Path.exists, [elsewhere(task)]),
@@ -94,8 +95,8 @@ def _check_acknowledged(view: RunView, seen: Acknowledged) -> None:
     rows = [tsv.row(each).rstrip("\n").split("\t") for each in view.decided]
     assert rows[: len(seen.rows)] == seen.rows, "a row that was shown is gone or changed"
     for number, status in seen.printed.items():
-        assert number < len(view.decided), f"#{number} was printed and is gone"
-        decision = view.decided[number].decision
+        assert number in view.experiments, f"#{number} was printed and is gone"
+        decision = view.experiments[number].decision
         assert decision is not None and decision.status.value == status
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoresearch.attempt import RUNNER
-from autoresearch.bench import pinned_cores
+from autoresearch.bench import Slot, available_cores
 from autoresearch.contention import (
     LIMITS,
     contention_of,
@@ -161,7 +161,11 @@ def server() -> Iterator[Server]:
 def measured(server: Server, tmp_path: Path, code: str) -> dict[str, Any]:
     """The entry of a step that runs Python code on the last core."""
     box = Box([sys.executable, "-c", code], Path("/"), {}, tmp_path / "log")
-    work = job(Sandbox(Level.NONE).process(box), cores=list(pinned_cores(1)), deadline_s=60)
+    work = job(
+        Sandbox(Level.NONE).process(box),
+        cores=list(Slot().share(available_cores(), 1)),
+        deadline_s=60,
+    )
     (step,) = server.run(work)["steps"]
     assert step["outcome"] == "ok", (tmp_path / "log").read_text()
     found: dict[str, Any] = step
@@ -184,7 +188,7 @@ while time.monotonic() < end:
 
 @linux
 def test_rivals_on_the_core_are_found(server: Server, tmp_path: Path) -> None:
-    with burners(4, pinned_cores(1)[0]):
+    with burners(4, Slot().share(available_cores(), 1)[0]):
         step = measured(server, tmp_path, BURN)
     found = step["contention"]
     assert contention_of({"steps": [step]}).share > 0.4
@@ -237,7 +241,7 @@ def foreign_s(server: Server) -> float:
 
 @linux
 def test_a_sleeper_loses_nothing(server: Server, tmp_path: Path) -> None:
-    with burners(2, pinned_cores(1)[0]):
+    with burners(2, Slot().share(available_cores(), 1)[0]):
         step = measured(server, tmp_path, "import time; time.sleep(2.5)")
     assert contention_of({"steps": [step]}).share < 0.02 < step["contention"]["others_s"]
 
@@ -265,10 +269,10 @@ def test_a_void_ticket_stays_queued_once(tmp_path: Path) -> None:
         story.tell("sealed", number, commit="c" * 40, tokens_added=0, fingerprint="f")
         assert "t" in view.tickets
         story.decide(Decision(Status.VOID, "3 samples say nothing"))
-        assert (view.to_repeat is not None) == (repeats is None)
+        assert bool(view.to_repeat) == (repeats is None)
         assert "f" not in view.fingerprints
     assert "t" not in view.tickets
-    assert RunView(story._journal.events()).to_repeat is None
+    assert RunView(story._journal.events()).to_repeat == {}
 
 
 # Only the first candidate wants its core: whatever else goes on here, the others lose nothing.
@@ -294,7 +298,7 @@ def test_a_contended_experiment_is_void_and_measured_once_more(toy: MakeToy) -> 
         limits="experiments = 3",
     )
     task.call("run", "--tag", "t", "--max-experiments", "0")
-    with burners(8, pinned_cores(1)[0]):
+    with burners(8, Slot().share(available_cores(), 1)[0]):
         engine = task.start("run", "--tag", "t")
         give_up = time.monotonic() + 120
         while task.view().counts[Status.VOID] == 0 and time.monotonic() < give_up:

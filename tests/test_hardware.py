@@ -64,7 +64,7 @@ def simulate(task: Toy, where: Callable[[int, int], str], remove: int, experimen
         run.begin(contract, git.head(task.root), {})
         try:
             engine = Engine(run, contract, Sandbox(Level.NONE), executor)
-            engine.desk.agent = ScriptedAgent(edit)
+            engine.workers[0].desk.agent = ScriptedAgent(edit)
             await engine.loop()
         finally:
             run.release()

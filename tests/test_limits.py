@@ -134,7 +134,7 @@ def simulate(
             run.begin(contract, git.head(task.root), {})
         try:
             engine = Engine(run, contract, Sandbox(Level.NONE), FakeExecutor(program))
-            engine.desk.agent = ScriptedAgent(edit)
+            engine.workers[0].desk.agent = ScriptedAgent(edit)
             return await engine.loop()
         finally:
             run.release()

@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -77,6 +77,24 @@ Watching: TypeAlias = Callable[[Path], Awaitable[Hopeless]]
 
 
 @dataclass(frozen=True, slots=True)
+class Slot:
+    """Which of how many workers: it has cores, devices and places that no other one uses."""
+
+    number: int = 0
+    of: int = 1
+
+    def share(self, things: Sequence[Any], count: int) -> tuple[Any, ...]:
+        """Its own ``count`` of the things that all workers have; the first has the last ones.
+
+        Where there are too few, workers share some.
+        """
+        if not things:
+            return ()
+        end = len(things) - self.number * count
+        return tuple(sorted(things[i % len(things)] for i in range(end - count, end)))
+
+
+@dataclass(frozen=True, slots=True)
 class Places:
     """Directories of one run, and where the task lives in the person's repository."""
 
@@ -84,6 +102,11 @@ class Places:
     repository: Path
     root: Path
     work: Path | None = None
+    worker: int = 0
+
+    def of_worker(self, number: int) -> Places:
+        """The same with a scratch directory that only one of the workers uses."""
+        return replace(self, worker=number)
 
     def apart(self) -> Places:
         """The same with the trees that processes work in outside of the repository.
@@ -113,7 +136,17 @@ class Places:
 
     @property
     def scratch(self) -> Path:
-        return (self.work or self.run) / "scratch"
+        name = f"scratch-{self.worker}" if self.worker else "scratch"
+        return (self.work or self.run) / name
+
+    def trees(self) -> list[Path]:
+        """The directories that processes of any worker work in."""
+        return [self.work] if self.work else sorted(self.run.glob("scratch*"))
+
+    @property
+    def memory(self) -> Path:
+        """What the worker's agent is shown of past experiments."""
+        return self.run / (f"memory-{self.worker}" if self.worker else "memory")
 
     @property
     def attempts(self) -> Path:
@@ -157,6 +190,7 @@ class Bench:
         *,
         here: Executor | None = None,
         sealed: bool = False,
+        slot: Slot = Slot(),
     ) -> None:
         sandbox.require_loopback(contract.metric.loopback)
         self.contract = contract
@@ -169,18 +203,22 @@ class Bench:
         self.executor = executor
         self.here = here if here is not None and executor.detached else executor
         self.sealed = sealed
+        self.slot = slot
         self.scope = Scope(contract.task)
         self._kept = self.places.attempts if executor.detached else None
         self._empty = (self._kept or self.places.scratch) / "empty"
         self._env = environment(contract, sandbox.home)
+        if contract.run.gpus and not executor.detached and (devices := available_devices()):
+            own = slot.share(devices, contract.run.gpus)
+            self._env = {**self._env, **dict.fromkeys(GRANTED, ",".join(own))}
         roots = toolchain(str(self._env["PATH"]), sandbox.home)
         roots += [Path(p).expanduser() for p in contract.run.readable]
         self._tools = [Mount(root, root) for root in roots if root.exists()]
         if any(places.run.is_relative_to(root) for root in roots):
             runs = places.run.parent
             self._tools.append(Mount(self._nothing(runs), runs, hides=True))
-        self._cores = pinned_cores(contract.run.cpus)
-        self._memory_bytes = contract.run.memory_bytes or machine_share_bytes()
+        self._cores = slot.share(available_cores(), contract.run.cpus)
+        self._memory_bytes = contract.run.memory_bytes or machine_share_bytes() // slot.of
         # Files in the private places are memory that no process is charged for.
         scratch_bytes = min(sandbox.scratch_bytes, self._memory_bytes // 4)
         self.sandbox = replace(sandbox, scratch_bytes=scratch_bytes)
@@ -379,8 +417,8 @@ class Bench:
             errors,
         )  # fmt: skip
 
-    async def close(self, keep: str = "") -> None:
-        """Let go of the executors and of all trees; no job is left but that of a lease to keep."""
+    async def close(self, keep: Collection[str] = ()) -> None:
+        """Let go of the executors and of all trees; no job is left but those of leases to keep."""
         for each in {self.executor, self.here}:
             await each.close()
         self.tidy(keep)
@@ -390,8 +428,10 @@ class Bench:
 
     def clear(self) -> None:
         """Remove the trees that processes worked in, and what a killed runner left there."""
-        sweep(self.places.scratch.parent, self.places.attempts)
-        remove(self.places.work or self.places.scratch)
+        scratch, work = self.places.scratch, self.places.work
+        alone = self.slot.of == 1
+        sweep(scratch.parent if alone else scratch, self.places.attempts)
+        remove(work if work and alone else scratch)
 
     # Reading results
 
@@ -758,14 +798,14 @@ class Bench:
         if self._kept:
             remove(self._kept / lease)
 
-    def tidy(self, keep: str = "") -> None:
-        """End jobs that an earlier engine left to an executor, but for that of a lease to keep.
+    def tidy(self, keep: Collection[str] = ()) -> None:
+        """End jobs that an earlier engine left to an executor, but for those of leases to keep.
 
         Directories go where nobody writes to them any more.
         """
         places = sorted(self.places.attempts.glob(f"*/{attempt.JOB}"))
         for place in (each.parent for each in places):
-            if place.name != keep and attempt.give_up(place):
+            if place.name not in keep and attempt.give_up(place):
                 remove(place)
 
     def _place(self, name: str, lease: str = "") -> Path:
@@ -996,11 +1036,21 @@ def _inherited(names: Sequence[str]) -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def pinned_cores(count: int) -> tuple[int, ...]:
-    """The cores a job is pinned to: the last ones, as interrupts prefer the first."""
-    if not hasattr(os, "sched_getaffinity"):
-        return ()
-    return tuple(sorted(os.sched_getaffinity(0))[-count:])
+def available_cores() -> list[int]:
+    """The cores that samples may be pinned to, in order; none where nothing can be pinned.
+
+    A sole worker has the last ones, as interrupts prefer the first.
+    """
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+
+def available_devices() -> list[str]:
+    """The devices that samples may use, by the names that CUDA gives them."""
+    told = os.environ.get(GRANTED[0])
+    if told is not None:
+        return [name for name in told.split(",") if name]
+    found = Path("/dev").glob("nvidia[0-9]*")
+    return sorted(path.name.removeprefix("nvidia") for path in found)
 
 
 def machine_memory_bytes() -> int:

@@ -20,15 +20,16 @@ TOKENS = 8000
 KEPT_SHOWN = 12
 RECENT_SHOWN = 20
 FAILURES_SHOWN = 8
+OTHERS_SHOWN = 16
 CURVES_SHOWN = 6
 LOG_LINES, LOG_WIDTH = 15, 160
 FAILING_LINES, FAILING_WIDTH, FAILING_SHARE = 150, 200, 0.4
 NOTES_SHOWN, IDEAS_SHOWN = 10, 10
 # The largest part of a briefing that each of its parts may take; what is left is for the next.
 SHARES = {
-    "notes": 0.15, "before": 0.1, "tried": 0.22, "instructions": 0.35, "queue": 0.05,
-    "kept": 0.08, "curves": 0.1, "failures": 0.08, "condensed": 0.12, "lessons": 0.12,
-    "people": 0.12, "misses": 0.1, "open": 0.05, "log": 0.1,
+    "notes": 0.15, "before": 0.1, "others": 0.05, "tried": 0.22, "instructions": 0.35,
+    "queue": 0.05, "kept": 0.08, "curves": 0.1, "failures": 0.08, "condensed": 0.12,
+    "lessons": 0.12, "people": 0.12, "misses": 0.1, "open": 0.05, "log": 0.1,
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ class Known:
     failed; ``instructions`` and ``people``, a person's lessons, are told as they are, ``condensed``
     are lessons that an agent wrote. ``answer``
     says why the agent's last proposal is not run. ``memory`` and ``proposal`` are paths as the
-    agent sees them.
+    agent sees them. ``number`` is the experiment that is to be proposed.
     """
 
     lessons: Lessons
@@ -52,6 +53,7 @@ class Known:
     answer: str = ""
     memory: str = ""
     proposal: str = ""
+    number: int | None = None
 
 
 def briefing(
@@ -70,6 +72,7 @@ def briefing(
     log_title = "How the test fails now" if contract.suite else "Last lines of the newest one's log"
     for name, title in (
         ("before", "The idea to try, before"),
+        ("others", "Tried by others at this moment: do something else"),
         ("queue", "Ideas that have a turn of their own later: leave them alone"),
         ("kept", "Kept, newest first"),
         ("curves", "Learning curves, as the programs printed them"),
@@ -248,7 +251,8 @@ def _parts(view: RunView, contract: Contract, known: Known) -> dict[str, list[st
     log = excerpt(known.log, count, width).splitlines()
     return {
         "notes": _notes(view),
-        "before": _before(view),
+        "before": _before(view, known.number),
+        "others": _others(view, known.number),
         "queue": _queue(view),
         "tried": [_line(each) for each in newest],
         "kept": [_kept(each) for each in reversed(view.kept[-KEPT_SHOWN:])],
@@ -299,9 +303,16 @@ def _notes(view: RunView) -> list[str]:
     return [f"- {clean(note.text, 400)}" for note in view.ideas.notes[-NOTES_SHOWN:]]
 
 
-def _before(view: RunView) -> list[str]:
+def _others(view: RunView, number: int | None) -> list[str]:
+    """What other workers try meanwhile."""
+    flight = [each for each in view.in_flight.values() if each.number != number]
+    named = [(each, each.description or each.hypothesis) for each in flight]
+    return [f"- #{each.number} {cell(said, 120)}" for each, said in named[-OTHERS_SHOWN:] if said]
+
+
+def _before(view: RunView, number: int | None) -> list[str]:
     """How the idea that is tried now fared before."""
-    now = view.unfinished
+    now = None if number is None else view.experiments.get(number)
     idea = view.ideas.get(now.idea) if now else None
     if idea is None or not idea.tries:
         return []

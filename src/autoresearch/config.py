@@ -42,6 +42,7 @@ OF_THE_GUARD = {
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
+WORKERS_MOST = 10_000
 CLIS = ("claude", "codex", "opencode", "gemini", "pi")
 SHELL = re.compile(r"&&|\|\||[|<>;`]|\$\(|\$\{?[A-Za-z_]|(?:^|\s)&(?:\s|$)")
 
@@ -408,7 +409,8 @@ class RaySection(QueueSection):
 class ParallelSection(Section):
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
-    workers: int = Field(default=1, ge=1, le=1)
+    workers: int | None = Field(default=None, ge=1, le=WORKERS_MOST)
+    oversubscribe: bool = False
     frontier: int = Field(default=1, ge=1, le=1)
     executor: str = "local"
     slurm: SlurmSection = SlurmSection()
@@ -432,7 +434,7 @@ class Common(Section):
     run: MachineSection
     guard: list[GuardSection] = []
     keep: KeepSection = KeepSection()
-    agent: list[AgentSection] = Field([AgentSection()], min_length=1, max_length=1)
+    agent: list[AgentSection] = Field([AgentSection()], min_length=1)
     search: SearchSection = SearchSection()
     limits: LimitsSection = LimitsSection()
     parallel: ParallelSection = ParallelSection()
@@ -445,6 +447,16 @@ class Common(Section):
                 if isinstance(data.get(name), dict):
                     data = data | {name: [data[name]]}
         return data
+
+    @model_validator(mode="after")
+    def _a_worker_for_each_agent(self) -> Common:
+        workers = self.parallel.workers
+        if workers is not None and workers < len(self.agent):
+            raise _wrong(
+                f"parallel.workers = {workers}, but there are {len(self.agent)} agents; each needs"
+                " a worker: raise it, leave it out, or take out agents"
+            )
+        return self
 
 
 class File(Common):
@@ -610,14 +622,17 @@ def _common(file: Common) -> dict[str, Any]:
             for name, each in file.search.space.items()
         },
         "limits": types.Limits(**file.limits.model_dump()),
-        "parallel": _parallel(file.parallel),
+        "parallel": _parallel(file.parallel, len(file.agent)),
     }
 
 
-def _parallel(section: ParallelSection) -> types.Parallel:
+def _parallel(section: ParallelSection, agents: int) -> types.Parallel:
     own = {"slurm": section.slurm.model_dump(), "ray": section.ray.model_dump()}
     options = own | dict(section.model_extra or {})
-    return types.Parallel(section.workers, section.frontier, section.executor, options)
+    return types.Parallel(
+        section.workers or agents, section.frontier, section.executor, section.oversubscribe,
+        options,
+    )  # fmt: skip
 
 
 def _agent(section: AgentSection) -> types.AgentChoice:
@@ -681,8 +696,6 @@ def _fix(error: Any, place: list[str], key: str) -> str:
             return f"must be {context['expected']}"
         case "too_short":
             return EXAMPLES.get(key, "must not be empty")
-        case "too_long":
-            return "several workers come with a later version; give one"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             if key.startswith("parallel.") and error["type"].startswith("less"):
                 return "only 1 is possible yet"

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -177,7 +177,7 @@ def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
         # On a schedule, not when a candidate looks good: else only unlucky estimates get mended.
         return MoreSamples("incumbent", "its last sample was long ago")
     case = _Case.of(rule, standing, evidence)
-    if case.net(evidence.screen) <= rule.min_gain + case.screen_bar:
+    if case.fails_screen(evidence.screen):
         why = "not worth a confirmation"
         if 0 < case.gain(evidence.screen) <= case.sigma:
             why = f"within the noise of {case.sigma:.2g}, {why}"
@@ -187,6 +187,21 @@ def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
     if rule.confirm == "never":
         return case.keep([evidence.screen], 0.5, "unconfirmed: keep.confirm is never")
     return _confirm(rule, standing, evidence, case)
+
+
+def decide_overtaken(rule: Rule, standing: Standing, evidence: Evidence, why: str) -> Decision:
+    """The end of a candidate whose parent is not the incumbent: it is never kept as it is.
+
+    ``standing`` is that of the commit that it was to beat, and ``evidence.screen`` the mean of what
+    was measured. Where that is promising, its change is worth measuring on top of the incumbent.
+    """
+    if not standing.incumbent:
+        reason = f"{why}; nothing to compare it with on such a machine"
+        return Decision(Status.DISCARD, reason, evidence.screen, combine=True)
+    case = _Case.of(rule, standing, evidence)
+    fails = case.fails_screen(evidence.screen)
+    said = "not worth combining" if fails else "worth combining"
+    return replace(case.discard(evidence.screen, f"{why}; {said}"), combine=not fails)
 
 
 def _confirm(rule: Rule, standing: Standing, evidence: Evidence, case: _Case) -> Step:
@@ -283,9 +298,9 @@ class _Case:
     def net(self, value: float) -> float:
         return self.gain(value) - self.price
 
-    @property
-    def screen_bar(self) -> float:
-        return SCREEN * self.sigma
+    def fails_screen(self, value: float) -> bool:
+        """Whether a first value is not worth another sample."""
+        return self.net(value) <= self.rule.min_gain + SCREEN * self.sigma
 
     def error(self, samples: int) -> float:
         """Standard error of the gain."""

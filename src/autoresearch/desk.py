@@ -58,7 +58,7 @@ class Desk:
         self.workspace = workspace
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
         registry.require_credentials(self.agent, contract.agents[0])
-        self.memory = Memory(run.places, run.store, contract)
+        self.memory = Memory(run.places.of_worker(bench.slot.number), run.store, contract)
         self.seat = Seat(contract, bench, run.places, self.memory.folder)
         self._sources: dict[str, dict[str, str]] = {}
 
@@ -76,12 +76,12 @@ class Desk:
         plan = Plan(record.parent, record.kind, record.hypothesis)
         memory = self.memory.write(self.view) if registry.reads(choice.use) else None
         inside = self.seat.inside(directory, folder)
-        known = self._known(answer, inside, reads=memory is not None)
+        known = self._known(record, answer, inside, reads=memory is not None)
         said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
         editable = self.workspace.editable_files(record.parent)
         allowed = self.contract.task.editable
         return await self._put(
-            said, record.number, directory, folder, plan, editable, allowed, memory
+            said, record.number, record.turn, directory, folder, plan, editable, allowed, memory
         )
 
     async def condense(self) -> tuple[Proposal, str]:
@@ -106,7 +106,7 @@ class Desk:
         plan = Plan(self.view.incumbent.commit, Kind.IMPROVE)
         number, editable = self.view.next_number, (f"{prefix}{condense.FILE}",)
         proposal = await self._put(
-            said, number, directory, folder, plan, editable, (condense.FILE,), memory
+            said, number, number, directory, folder, plan, editable, (condense.FILE,), memory
         )
         text = condense.take(file)
         if text:
@@ -115,7 +115,7 @@ class Desk:
         return proposal, text
 
     async def _put(
-        self, said: str, number: int, directory: Path, folder: Path, plan: Plan,
+        self, said: str, number: int, turn: int, directory: Path, folder: Path, plan: Plan,
         editable: tuple[str, ...], allowed: tuple[str, ...], memory: Path | None,
     ) -> Proposal:  # fmt: skip
         """Put a text to the agent, which may edit ``folder``."""
@@ -143,7 +143,7 @@ class Desk:
             history=self._history(),
             briefing=brief,
             directory=directory,
-            turn=self.view.turns,
+            turn=turn,
             memory=memory,
             launch=launch,
             run=run,
@@ -170,7 +170,7 @@ class Desk:
     def _left(self, limit: str) -> float | None:
         return limits.left(self.view, self.contract, limit, self.run.active_s)
 
-    def _known(self, answer: str, inside: Inside, *, reads: bool) -> Known:
+    def _known(self, record: Experiment, answer: str, inside: Inside, *, reads: bool) -> Known:
         """What the briefing tells beside the run's state."""
         curves = {}
         if reads:
@@ -188,7 +188,7 @@ class Desk:
             people="\n\n".join(filter(None, people)),
             condensed=runs if self.view.condensed else "",
             answer=answer, memory=str(inside.memory) if reads else "",
-            proposal=str(inside.proposal),
+            proposal=str(inside.proposal), number=record.number,
         )  # fmt: skip
 
     def _last_failure(self) -> str:

@@ -1,82 +1,23 @@
-"""The loop: propose, check scope, measure, decide, record; until a limit or a person says stop."""
+"""The loop: experiments, one after the other on every worker, until there is a reason to stop."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import secrets
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
-from . import condense, disk, git, inbox, limits, registry, verify
-from .bench import Bench
-from .contention import unless_void
-from .decide import (
-    CheckGuards,
-    Evidence,
-    MoreSamples,
-    Rule,
-    baseline_decision,
-    baseline_samples,
-    decide,
-)
-from .desk import Desk
-from .errors import (
-    AgentError,
-    AutoresearchError,
-    DiskFullError,
-    ExecutorError,
-    UnansweredError,
-    UserError,
-)
+from . import limits, registry
+from .bench import Bench, Slot, available_cores, available_devices
+from .errors import AutoresearchError, DiskFullError, UserError
 from .executors.local import LocalExecutor
-from .failpoint import failpoint
-from .journal import ideas
-from .journal.view import Experiment, Role
+from .people import People
 from .ports import Executor
-from .run import REASON_LENGTH, Run
+from .run import Run
 from .sandbox import Sandbox
-from .scope import breach
 from .scratch import remove
-from .text import cell, clean
-from .types import (
-    AgentFailure,
-    Contract,
-    Decision,
-    Json,
-    Kind,
-    Outcome,
-    Plan,
-    Proposal,
-    Sample,
-    Status,
-)
+from .types import Contract
 from .watch import Watch
-from .workspace import Captured, Workspace
-
-VOIDS = 2
-BASELINE_VOIDS = 12
-# Candidates count their seeds up from 0, the agent has -1.
-FIRST_OF_INCUMBENT = -2
-INBOX_S = 0.25
-BACK_OFF_S = 1.0
-LONGEST_BACK_OFF_S = 600.0
-LONGEST_RETRY_AFTER_S = 6 * 3600.0
-FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0}
-STUCK = 5
-BY_REQUEST = "by request; autoresearch resume goes on"
-UNREPORTED = {
-    "tokens": 'let a command of yours write "tokens" into its proposal file, or take the limit out',
-    "cost_usd": "name the prices of its model in [agent.prices], let a command of yours write"
-    ' "cost_usd" into its proposal file, or take the limit out',
-}
-OUTCOMES = {
-    Outcome.CRASH: Status.CRASH,
-    Outcome.TIMEOUT: Status.TIMEOUT,
-    Outcome.HOPELESS: Status.DISCARD,
-}
+from .worker import Worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +30,7 @@ class End:
 
 
 class Engine:
-    """Runs experiments of one run, one at a time."""
+    """Runs the experiments of one run, as many at a time as it has workers."""
 
     def __init__(
         self, run: Run, contract: Contract, sandbox: Sandbox, executor: Executor | None = None
@@ -97,583 +38,131 @@ class Engine:
         self.run = run
         self.view = run.view
         self.contract = contract
-        self.bench = Bench(
-            contract, run.places, run.store, self.view.base, sandbox,
-            executor or registry.executor(contract), here=LocalExecutor(),
-        )  # fmt: skip
-        self.workspace = Workspace(run.store, self.bench.scope, run.places.inner)
-        self.desk = Desk(run, contract, self.bench, self.workspace)
-        self.rule = Rule(
-            direction=contract.metric.direction,
-            min_gain=contract.metric.min_gain,
-            confirm=contract.keep.confirm,
-            confidence=contract.keep.confidence,
-            simplicity=contract.keep.simplicity,
-            until_pass=contract.suite is not None,
-        )
-        self.watch = Watch(self.view, run.places, contract)
-        self._failures = 0
-        self._stopping = asyncio.Event()
-        self._watching: asyncio.Future[None] | None = None
+        self.people = People(run)
+        self.workers = _crew(run, contract, sandbox, executor, self.people)
 
     def request_stop(self, by: str) -> None:
-        """End after the sample in flight, even where a full disk keeps the journal from it."""
-        self._stopping.set()
-        with contextlib.suppress(DiskFullError):
-            self.run.append("stop_requested", by=by)
+        """End after the samples in flight."""
+        self.people.request_stop(by)
 
     async def loop(self, *, ticket: str | None = None) -> End:
         """Run until a limit, the target or a person says stop; or until ``ticket`` is decided."""
-        self.run.append("engine_started", level=self.bench.sandbox.level.value)
-        self.bench.tidy(keep=self._lease)
-        self._read_inbox()  # what waited for an engine comes first
-        self._watching = watch = asyncio.ensure_future(self._watch_inbox())
+        level, workers = self.workers[0].bench.sandbox.level, len(self.workers)
+        self.run.append("engine_started", level=level.value, workers=workers)
+        self.workers[0].bench.tidy(keep=self.view.leases)
+        self.people.listen()  # what waited for an engine comes first
         end = End("interrupted", interrupted=True)
         try:
-            while True:
-                if ticket is not None and ticket not in self.view.tickets:
-                    end = End("tried")
-                    break
-                if self._stopping.is_set():
-                    short = limits.owes_a_pass(self.view, self.contract)
-                    end = End("stopped by request", short)
-                    break
-                measured = self.view.decided
-                if measured and (stop := limits.stop(self.view, self.contract, self.run.active_s)):
-                    end = End(stop.reason, stop.short)
-                    break
-                await self._turn()
-                if watch.done():
-                    watch.result()
+            # Everything is compared with the baseline, so the others wait for it.
+            while not self.view.decided and self._ended(ticket) is None:
+                await self._turn(self.workers[0])
+            end = await self._work(ticket)
         except AutoresearchError as error:
             end = End(error.message.splitlines()[0])
             raise
         finally:
-            watch.cancel()
-            await self.bench.close()
+            self.people.close()
+            await self._close()
             with contextlib.suppress(DiskFullError):  # it ended all the same
                 self.run.append("run_ended", reason=end.reason)
         return end
 
-    async def _turn(self) -> None:
-        """One experiment, the baseline first; or a pause where none can be done."""
+    async def _work(self, ticket: str | None) -> End:
+        """Let all workers work; the first that fails ends the others."""
+        tasks = [asyncio.ensure_future(self._serve(each, ticket)) for each in self.workers]
         try:
-            with disk.named(self.run.places.run):
-                self.run.require_room()
-                if self.view.paused is not None:
-                    self.run.append("resumed")
-                await self._hold()
-                if self.view.decided:
-                    await self._milestone()
-                    await self._condense()
-                    await self._experiment(self._plan())
-                else:
-                    await self._prepare()
-            self._failures = 0
-        except (AgentError, DiskFullError, ExecutorError) as error:
-            self._failures += 1
-            full = self._disk_full()
-            self.bench.clear()
-            if isinstance(error, AgentError) and not full:
-                await self._agent_failed(error)
-            else:
-                await self._pause(full or error.message, back_off_s(self._failures))
-        except StopAsyncIteration:
-            return
-        stuck = limits.rejected_in_a_row(self.view) - STUCK
-        if stuck >= 0:
-            reason = f"{stuck + STUCK} proposals in a row were rejected"
-            await self._pause(reason, back_off_s(stuck + 1))
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            for each in done:
+                each.result()
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        end = self._ended(ticket)
+        assert end is not None, "all workers ended without a reason"
+        return end
 
-    async def _milestone(self) -> None:
-        """Now and then, see whether the recorded gain reproduces; flags it, and changes nothing."""
-        if samples := verify.due(self.view):
-            verifier = verify.Verifier(self.run, self.bench, stop=self._asked_to_wait)
-            await verifier.verify(samples, milestone=True)
+    async def _serve(self, worker: Worker, ticket: str | None) -> None:
+        while self._ended(ticket) is None and self._has_room(worker):
+            await self._turn(worker)
 
-    async def _condense(self) -> None:
-        """Now and then, let the agent make a short file of what all experiments taught."""
-        choice = self.contract.agents[0]
-        if registry.reads(choice.use) and condense.due(self.view, choice.condense_every):
-            proposal, text = await self.desk.condense()
-            self._require_report(proposal)
-            self.run.append(
-                "condensed", decided=len(self.view.decided), lines=len(text.splitlines()),
-                tokens=proposal.tokens, cost_usd=proposal.cost_usd,
-            )  # fmt: skip
+    async def _turn(self, worker: Worker) -> None:
+        await worker.turn()
+        self.people.require_ears()
 
-    async def _experiment(self, plan: Plan) -> Experiment:
-        record = self._open_void() or self._open(plan)
-        if not record.commit and (refusal := await self._propose(record)):
-            return self.run.close(record, refusal)
-        while not isinstance(step := self._judge(record), Decision):
-            if self._spent():
-                raise StopAsyncIteration  # the run goes on from here when it goes on
-            await self._take(step, record)
-        return self.run.close(record, step)
+    def _has_room(self, worker: Worker) -> bool:
+        """Whether a worker may go on: those in flight may be all that a limit leaves."""
+        most = self.contract.limits.experiments
+        free = most is None or len(self.view.experiments) - 1 < most
+        return worker.mine is not None or not self.view.decided or free
 
-    def _open(self, plan: Plan) -> Experiment:
-        ticket = self._next_ticket()
-        reads = registry.reads(self.contract.agents[0].use)
-        idea = None if ticket else self.view.ideas.next(reads=reads)
-        if idea is None:
-            return self.run.open(plan, self._agent_name(ticket), ticket=ticket)
-        name = "patch" if idea.code else self._agent_name("")
-        return self.run.open(replace(plan, hypothesis=idea.text), name, idea=idea.number)
-
-    def _open_void(self) -> Experiment | None:
-        """Open the experiment that was just decided void once more, with the same candidate."""
-        void = self.view.to_repeat
-        if void is None or not self.run.store.has(void.commit):
-            return None
-        plan = Plan(void.parent, void.kind, void.hypothesis)
-        record = self.run.open(
-            plan, void.agent, ticket=void.ticket, repeats=void.number, idea=void.idea
-        )
-        if not record.commit:
-            self.run.append(
-                "proposed", record.number, description=void.description,
-                hypothesis=void.hypothesis, expected=void.expected,
-            )  # fmt: skip
-            self.run.append(
-                "sealed", record.number, commit=void.commit, tokens_added=void.tokens_added,
-                fingerprint=void.fingerprint, form=void.form,
-            )  # fmt: skip
-        return record
-
-    # Plan and propose
-
-    def _plan(self) -> Plan:
-        incumbent = self.view.incumbent
-        assert incumbent is not None
-        return Plan(parent=incumbent.commit, kind=Kind.IMPROVE)
-
-    def _next_ticket(self) -> str:
-        return next(iter(self.view.tickets), "")
-
-    def _agent_name(self, ticket: str) -> str:
-        return "try" if ticket else self.contract.agents[0].use
-
-    async def _propose(self, record: Experiment) -> Decision | None:
-        """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
-        proposal, captured, problem = await self._edit(record)
-        repeat = "" if problem else self._repeat(record, captured)
-        if repeat and self._may_ask_again(record):
-            self.run.append(
-                "answered", record.number, answer=repeat, tokens=proposal.tokens,
-                cost_usd=proposal.cost_usd,
-            )  # fmt: skip
-            if limits.stop(self.view, self.contract, self.run.active_s) is None:
-                proposal, captured, problem = await self._edit(record, repeat)
-                repeat = "" if problem else self._repeat(record, captured)
-            else:
-                proposal = replace(proposal, tokens=None, cost_usd=None)  # they count already
-        self.run.append(
-            "proposed",
-            record.number,
-            description=cell(proposal.description) or self._describe(record.parent, captured),
-            hypothesis=clean(proposal.hypothesis, 1000),
-            expected=clean(proposal.expected, 200),
-            kind=proposal.kind.value if proposal.kind else None,
-            tokens=proposal.tokens,
-            cost_usd=proposal.cost_usd,
-            dropped=list[Json](captured.changes.dropped[:20]),
-        )
-        if problem or repeat:
-            return Decision(Status.REJECTED, problem or repeat)
-        candidate = self.workspace.seal(
-            record.parent,
-            captured,
-            f"{record.description}\n\nExperiment: {record.number}\n",
-            self.run.candidate_ref,
-        )
-        self.run.append(
-            "sealed",
-            record.number,
-            commit=candidate.commit,
-            tokens_added=candidate.tokens_added,
-            fingerprint=captured.fingerprint,
-            form=captured.form,
-        )
+    def _ended(self, ticket: str | None) -> End | None:
+        """Why to begin no more experiments, if at all."""
+        if ticket is not None and ticket not in self.view.tickets:
+            return End("tried")
+        stop = None
+        if self.view.decided:
+            stop = limits.stop(self.view, self.contract, self.run.active_s)
+        if stop is not None:
+            if not self.view.exhausted:  # an agent with no more ideas is no reason to hurry others
+                self.people.stopping.set()
+            return End(stop.reason, stop.short)
+        if self.people.stopping.is_set():
+            return End("stopped by request", limits.owes_a_pass(self.view, self.contract))
         return None
 
-    async def _edit(self, record: Experiment, answer: str = "") -> tuple[Proposal, Captured, str]:
-        """One edit of a copy of the parent, and why it must not run; ``answer`` to the one before.
+    async def _close(self) -> None:
+        """Leave no job, no process and no tree of any worker."""
+        for each in self.workers:
+            await each.bench.close()
+        if work := self.workers[0].bench.places.work:
+            remove(work)
 
-        Raises:
-            AgentError: there is none.
-            StopAsyncIteration: the agent has no more.
-        """
-        folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
-        problem = ""
-        if record.ticket:
-            ticket = self.view.tickets[record.ticket]
-            proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
-            problem = self._fill(folder, ticket["files"], ticket.get("patch"))
-        elif (idea := self.view.ideas.get(record.idea)) is not None and idea.code:
-            proposal = Proposal(idea.text, hypothesis=idea.text, kind=Kind.IMPROVE)
-            problem = self._fill(folder, {}, idea.patch)
-        else:
-            proposal = await self.desk.ask(record, folder, answer)
-            self._require_report(proposal)
-        if proposal.exhausted:
-            self.run.append("exhausted")
-            raise StopAsyncIteration
-        failpoint("agent.ended")
-        self.run.require_room()  # else the agent may have written half a file
-        captured = self.workspace.capture(record.parent, folder)
-        remove(folder)
-        return proposal, captured, problem or breach(captured.changes) or ""
 
-    def _require_report(self, proposal: Proposal) -> None:
-        """See that what the contract limits can be known.
+def _crew(
+    run: Run, contract: Contract, sandbox: Sandbox, executor: Executor | None, people: People
+) -> list[Worker]:
+    """The workers, each with cores, devices, places and an agent of its own.
 
-        Raises:
-            UserError: the agent does not say what its proposal used of it.
-        """
-        if name := limits.unreported(self.contract, proposal):
-            use, most = self.contract.agents[0].use, getattr(self.contract.limits, name)
+    Raises:
+        UserError: the machine has too few cores or devices for so many.
+    """
+    executor = executor or registry.executor(contract)
+    count, watch = contract.parallel.workers, Watch(run.view, run.places, contract)
+    if not executor.detached:
+        _require_cores(contract)
+    crew = []
+    for number in range(count):
+        slot = Slot(number, count)
+        own = replace(contract, agents=(contract.agents[number % len(contract.agents)],))
+        mine = executor
+        if number and isinstance(executor, LocalExecutor):
+            mine = LocalExecutor()  # one job at a time
+        bench = Bench(
+            own, run.places.of_worker(number), run.store, run.view.base, sandbox, mine,
+            here=LocalExecutor(), slot=slot,
+        )  # fmt: skip
+        crew.append(Worker(run, own, bench, people, watch))
+    return crew
+
+
+def _require_cores(contract: Contract) -> None:
+    """See that samples that are taken at once need not share a core or a device.
+
+    Raises:
+        UserError: they would, and nobody has said that they may.
+    """
+    workers = contract.parallel.workers
+    if contract.parallel.oversubscribe or workers == 1:
+        return
+    for key, each, there, what in (
+        ("run.cpus", contract.run.cpus, available_cores(), "cores"),
+        ("run.gpus", contract.run.gpus, available_devices(), "devices"),
+    ):
+        if workers * each > len(there):
             raise UserError(
-                f"limits.{name} = {most:g} cannot be held: the agent {use!r} did not say what its"
-                f" proposal {'cost' if name == 'cost_usd' else 'used'}",
-                fix=UNREPORTED[name],
+                f"parallel.workers = {workers} with {key} = {each} needs {workers * each} {what},"
+                f" this machine has {len(there)}",
+                fix=f"{len(there) // each} workers at most, or let samples share them:"
+                " parallel.oversubscribe = true",
             )
-
-    def _spent(self) -> bool:
-        return limits.before_sample(self.view, self.contract, self.run.active_s)
-
-    def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
-        """Put what a person tries into the workspace; says what keeps it out."""
-        for path, content in files.items():
-            target = folder / path
-            if content is None:
-                target.unlink(missing_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(base64.b64decode(content))
-        if patch_base64:
-            patch = self.bench.places.scratch / "try.patch"
-            patch.write_bytes(base64.b64decode(patch_base64))
-            if problem := git.apply_patch(folder, patch):
-                return f"the patch does not apply: {problem}"
-        return ""
-
-    def _describe(self, parent: str, captured: Captured) -> str:
-        names = ", ".join(Path(path).name for path in captured.changes.changed[:3])
-        return f"edit {names}" if names else "no change"
-
-    def _repeat(self, record: Experiment, captured: Captured) -> str:
-        """Which experiment a candidate repeats, and what came of it; empty where it is new."""
-        how, number = "exact repeat of", self.view.fingerprints.get(captured.fingerprint)
-        if number is None and registry.reads(record.agent):
-            number = self.view.forms.get(captured.form)
-            how = "but for comments and layout a repeat of"
-            # Fewer signs that say the same are less code, which may be kept for an equal result.
-            twin = "" if number is None else self.view.experiments[number].commit
-            if twin and self.run.store.has(twin):
-                less = self.workspace.less_code(captured, record.parent, twin)
-                number = None if less else number
-        return "" if number is None else f"{how} {_named(self.view.experiments[number])}"
-
-    def _may_ask_again(self, record: Experiment) -> bool:
-        """Whether an agent proposed it that can take an answer."""
-        return record.agent == self._agent_name("") and registry.reads(record.agent)
-
-    # Measure and decide
-
-    async def _prepare(self) -> None:
-        """Setup once, then the baseline: what every later value is compared with."""
-        if self.contract.run.setup is not None and self.view.setup is None:
-            self.run.append("setup_started")
-            self.run.append("setup_done", **await self.bench.setup())
-        unfinished = self.view.unfinished
-        if unfinished is None or not unfinished.commit:
-            base = self.view.base
-            record = self.run.open(Plan(base, Kind.BASELINE), "engine")
-            self.run.append("proposed", 0, description="baseline")
-            self.run.append(
-                "sealed", 0, commit=base, tokens_added=0, **self.workspace.names(base)
-            )  # fmt: skip
-        record = self.view.experiments[0]
-        while not isinstance(step := self._judge_baseline(record), Decision):
-            await self._take(step, record)
-        self.run.close(record, step)
-
-    def _judge_baseline(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
-        samples = [each.sample for each in record.taken if each.sample.outcome is not Outcome.VOID]
-        if len(record.taken) - len(samples) > BASELINE_VOIDS:
-            raise UserError(
-                f"the baseline cannot be measured: {record.taken[-1].sample.reason}",
-                fix="give it machines that are free and of one kind (docs/clusters.md)",
-            )
-        for sample in samples:
-            if sample.outcome is not Outcome.OK:
-                k = record.taken[-1].k
-                raise UserError(
-                    f"the baseline cannot be measured: {sample.reason}",
-                    fix=f"read {self.run.places.sample(0, k) / 'run.log'}, mend the task,"
-                    " commit, and start again with: autoresearch run --new",
-                )
-        wanted = baseline_samples(samples[0].usage.wall_s) if samples else 1
-        if len(samples) < wanted:
-            return MoreSamples("candidate", f"baseline sample {len(samples) + 1} of {wanted}")
-        if self.contract.guards and record.guards_passed is None:
-            return CheckGuards("the baseline must pass its guards")
-        return baseline_decision(record.values(Role.BASELINE))
-
-    def _judge(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
-        """The next step of an experiment; follows from the journal alone."""
-        own = [each for each in record.taken if each.role is not Role.INCUMBENT]
-        for each in own:
-            if each.sample.outcome in OUTCOMES:
-                return Decision(OUTCOMES[each.sample.outcome], each.sample.reason)
-            if (reason := self._over_budget(each.sample)) is not None:
-                return Decision(Status.TIMEOUT, reason)
-        failed = [each.sample for each in record.taken if each.sample.outcome is not Outcome.OK]
-        if len(failed) > VOIDS:
-            return Decision(Status.VOID, f"{len(failed)} samples say nothing: {failed[-1].reason}")
-        if record.guards_passed is False:
-            return Decision(Status.DISCARD, record.guard_reason, _mean(record))
-        screen = record.values(Role.SCREEN)
-        if not screen:
-            return MoreSamples("candidate", "screen")
-        evidence = Evidence(
-            tokens_added=record.tokens_added,
-            screen=screen[0],
-            fresh=record.values(Role.FRESH),
-            incumbent_fresh=record.values(Role.INCUMBENT),
-            guards_passed=bool(record.guards_passed) or not self.contract.guards,
-        )
-        step = decide(self.rule, self.view.standing(self._comparable(record)), evidence)
-        if isinstance(step, Decision) and (said := record.own[-1].reason):
-            return replace(step, reason=f"{step.reason}; {said}")
-        return step
-
-    def _over_budget(self, sample: Sample) -> str | None:
-        if sample.outcome is not Outcome.OK:
-            return None
-        used, budget = self.bench.used_s(sample), self.contract.run.budget_s
-        taken = [each.sample for each in self.view.experiments[0].taken]
-        baseline = [each for each in taken if each.outcome is Outcome.OK]
-        extra = max((self.bench.used_s(each) - budget for each in baseline), default=0.0)
-        allowed = budget * 1.1 + max(0.0, extra)
-        if used <= allowed:
-            return None
-        answer_s = sample.answer_cpu_s
-        part = f", {answer_s:.3g} s in its answer" if answer_s > 0 else ""
-        beyond = f" and the {extra:.2g} s that the baseline took beyond it" if extra > 0 else ""
-        return (
-            f"used {used:.3g} s of {allowed:.3g} s{part}; allowed are the budget of {budget:g} s,"
-            f" a tenth more{beyond}"
-        )
-
-    async def _take(self, step: MoreSamples | CheckGuards, record: Experiment) -> None:
-        """Do what a decision asks for: one sample, or the guards.
-
-        Raises:
-            StopAsyncIteration: a person wants the run to end first.
-        """
-        await self._hold()
-        k, number = record.attempts, record.number
-        if isinstance(step, CheckGuards):
-            least = self.view.experiments[0].guard_counts
-            report = await self.bench.guard(record.commit, number, max(0, k - 1), least)
-            failpoint("guards.ran")
-            if number == 0 and not report.passed:
-                raise UserError(
-                    f"the baseline fails its guard: {report.reason}",
-                    fix=f"read {self.bench.places.sample(number, max(0, k - 1))}/guard-*.log, mend"
-                    " the guard or the code, commit, and begin with autoresearch run --new; to have"
-                    " an agent make it pass, leave [metric] out: autoresearch init --until-pass",
-                )
-            self.run.append(
-                "guarded", number, passed=report.passed, reason=report.reason,
-                counts=list[Json](report.counts),
-            )  # fmt: skip
-            return
-        if not self._lease:
-            role, commit = self._role(step, record)
-            seed, lease = self._next_seed(record, role), secrets.token_hex(8)
-            self.run.record_attempt(number, k, role, seed, commit, lease)
-        await self._finish(record)
-
-    @property
-    def _lease(self) -> str:
-        """The lease of the sample in flight, where an executor still holds its job; else empty."""
-        return self.view.lease if self.bench.holds(self.view.lease) else ""
-
-    async def _finish(self, record: Experiment) -> None:
-        """Take the sample that was announced; perhaps an engine that was killed began it."""
-        announced: Any = record.in_flight
-        number, k, role = record.number, announced["k"], Role(announced["role"])
-        seed, commit, lease = announced["seed"], announced["commit"], announced["lease"]
-        try:
-            watching = self.watch.over(role, seed)
-            measured = await self.bench.measure(
-                commit, number, k, seed, known=self.view.known, watching=watching, lease=lease,
-                hardware=self._comparable(record) or "",
-            )  # fmt: skip
-            sample = self._unless_void(measured, record)
-        except UnansweredError:
-            raise  # its job may be running: the next turn asks again
-        except ExecutorError as error:
-            self.bench.clear()
-            self.run.require_room()
-            void = Sample(commit, seed, Outcome.VOID, reason=error.message)
-            self.run.record_sample(number, k, role, void, 0)
-            raise
-        if sample.outcome is Outcome.CRASH:
-            self.run.require_room()  # a crash on a full disk says nothing about the candidate
-        failpoint("sample.taken")
-        self.run.record_sample(number, k, role, sample, self.contract.run.gpus)
-        self.bench.forget(lease)
-
-    def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
-        if record.kind is Kind.BASELINE:
-            return Role.BASELINE, record.commit
-        if step.of == "incumbent":
-            return Role.INCUMBENT, record.parent
-        return (Role.FRESH if record.values(Role.SCREEN) else Role.SCREEN), record.commit
-
-    def _comparable(self, record: Experiment) -> str | None:
-        """The hardware whose values an experiment is compared with; None where it is no matter."""
-        return None if self.contract.suite is not None else record.hardware
-
-    def _unless_void(self, sample: Sample, record: Experiment) -> Sample:
-        others = self._comparable(record) or sample.hardware
-        if sample.hardware != others and sample.outcome in (Outcome.OK, Outcome.TIMEOUT):
-            reason = f"taken on {sample.hardware}, the others of this experiment on {others}"
-            return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
-        return unless_void(sample, self.contract.run, self.view.shares, exact=self.view.noise.exact)
-
-    def _next_seed(self, record: Experiment, role: Role) -> int:
-        """The next sample's seed; the same again after one that was void or cut short.
-
-        Otherwise who can make a sample void could choose between seeds. Candidate and incumbent
-        have seeds of their own: an experiment that is repeated may take them in another order.
-        """
-        incumbent = role is Role.INCUMBENT
-        told = sum(
-            each.sample.outcome is not Outcome.VOID and (each.role is Role.INCUMBENT) is incumbent
-            for each in record.taken
-        )
-        number = record.number if record.repeats is None else record.repeats
-        return self.view.seed_of(number, FIRST_OF_INCUMBENT - told if incumbent else told)
-
-    # People, pauses and the clock
-
-    def _disk_full(self) -> str:
-        """What to say where a failure is the full disk's; empty where there is room."""
-        try:
-            self.run.reserve.require()
-        except DiskFullError as full:
-            return full.message
-        return ""
-
-    async def _agent_failed(self, error: AgentError) -> None:
-        """Journal what the failure cost, and wait as long as its kind asks for.
-
-        Raises:
-            UserError: only a person can put it right.
-        """
-        with contextlib.suppress(DiskFullError):
-            self.run.append(
-                "agent_failed", self.view.next_number, failure=error.failure.value,
-                message=clean(error.message, REASON_LENGTH), tokens=error.tokens,
-                cost_usd=error.cost_usd,
-            )  # fmt: skip
-        if error.failure is AgentFailure.AUTH:
-            raise UserError(error.message, fix=error.fix) from error
-        await self._pause(error.message, agent_wait_s(error, self._failures))
-
-    async def _pause(self, reason: str, wait_s: float) -> None:
-        """Wait visibly; a request to stop ends the wait."""
-        left_h = limits.left(self.view, self.contract, "hours", self.run.active_s)
-        if left_h is not None:
-            wait_s = min(wait_s, 3600 * left_h)
-        # Somebody may have taken even the reserve: then we wait without a word in the journal.
-        with contextlib.suppress(DiskFullError):
-            self.run.append("paused", reason=clean(reason, REASON_LENGTH), wait_s=wait_s)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self._stopping.wait()
-
-    def _asked_to_wait(self) -> bool:
-        return self.view.stop_requested or self.view.pause_requested
-
-    async def _hold(self) -> None:
-        """Wait visibly as long as a person wants the run paused.
-
-        Raises:
-            StopAsyncIteration: a person wants it to end.
-        """
-        if self._stopping.is_set():
-            raise StopAsyncIteration
-        if not self.view.pause_requested:
-            return
-        self.run.append("paused", reason=BY_REQUEST, wait_s=None)
-        while self.view.pause_requested:
-            if self._stopping.is_set():
-                raise StopAsyncIteration
-            if self._watching is not None and self._watching.done():
-                self._watching.result()  # nobody would hear who asks to go on
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(INBOX_S):
-                    await self._stopping.wait()
-        self.run.append("resumed")
-
-    async def _watch_inbox(self) -> None:
-        while True:
-            self._read_inbox()
-            await asyncio.sleep(INBOX_S)
-
-    def _read_inbox(self) -> None:
-        """Journal what other commands ask for; the file goes only after its event is durable."""
-        with contextlib.suppress(DiskFullError):  # the file stays, and is read again
-            for path, request in inbox.pending(self.run.places.run):
-                self._take_request(request)
-                path.unlink(missing_ok=True)
-                failpoint("inbox.removed")
-
-    def _take_request(self, request: dict[str, Any]) -> None:
-        """Journal a request; one that is known was journaled before a kill left its file."""
-        view = self.view
-        match request.get("kind"):
-            case "stop":
-                self.request_stop("inbox")
-            case "pause" if not view.pause_requested:
-                self.run.append("pause_requested", by="inbox")
-            case "resume" if view.pause_requested:
-                self.run.append("resume_requested", by="inbox")
-            case "ticket" if not view.knows(request.get("ticket", "")):
-                self.run.append("ticket", **{k: v for k, v in request.items() if k != "kind"})
-            case "idea" if (body := ideas.asked(request, view.ideas)) is not None:
-                self.run.append("idea", **body)
-            case "idea_drop" if (idea := view.ideas.get(request.get("idea"))) and idea.droppable:
-                self.run.append("idea_dropped", idea=idea.number)
-
-
-def back_off_s(failures: int) -> float:
-    """How long to wait after so many failures in a row, in seconds."""
-    return min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(failures - 1, 20))
-
-
-def agent_wait_s(error: AgentError, failures: int) -> float:
-    """How long to leave an agent alone, in seconds: as it asks, else by the kind of its failure."""
-    if error.retry_after_s is not None:
-        return min(LONGEST_RETRY_AFTER_S, max(BACK_OFF_S, error.retry_after_s))
-    first_s = FIRST_WAIT_S.get(error.failure, BACK_OFF_S)
-    return min(LONGEST_BACK_OFF_S, first_s * back_off_s(failures))
-
-
-def _named(experiment: Experiment) -> str:
-    """An experiment by its number, value and status."""
-    assert experiment.decision is not None
-    made = experiment.decision
-    value = "" if made.value is None else f"{made.value:.6g}, "
-    return f"#{experiment.number} ({value}{made.status.value})"
-
-
-def _mean(record: Experiment) -> float | None:
-    values = [sample.value for sample in record.own if sample.value is not None]
-    return sum(values) / len(values) if values else None

@@ -544,6 +544,17 @@ def apply_patch(folder: Path, patch: Path) -> str | None:
     return said[-1] if said else f"git apply ended with {done.returncode}"
 
 
+def merge_lines(ours: str, base: str, theirs: str) -> str | None:
+    """Three-way merge of texts by lines; None where the two changes overlap."""
+    with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as folder:
+        names = ("ours", "base", "theirs")
+        for name, text in zip(names, (ours, base, theirs), strict=True):
+            (Path(folder) / name).write_text(text, encoding="utf-8", newline="")
+        argv = ("merge-file", "--quiet", "--stdout", *names)
+        done = git(*argv, cwd=Path(folder), env=environment(), check=False)
+    return done.stdout.decode() if done.returncode == 0 else None
+
+
 def disposable_repository(folder: Path, ignored: str) -> None:
     """A throw-away repository with one commit, for agents that expect to be in one.
 

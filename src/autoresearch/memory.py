@@ -32,7 +32,7 @@ class Memory:
     """The memory of one run for its agents."""
 
     def __init__(self, places: Places, store: Store, contract: Contract) -> None:
-        self.folder = places.run / "memory"
+        self.folder = places.memory
         self.lessons = Lessons(contract.metric)
         self._places = places
         self._store = store

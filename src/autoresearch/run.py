@@ -58,7 +58,8 @@ class Run:
             inbox.take(places.run, inbox.PASSING)  # meant for an engine that is gone
             for each in (places, places.apart()):
                 sandbox.sweep(each.scratch.parent, each.attempts)
-                remove(each.work or each.scratch)
+                for folder in each.trees():
+                    remove(folder)
             self.store.clear_leftovers()
             self._mend_journal()
             self.journal = Journal(places.run / "journal.db", clock=clock)
@@ -104,7 +105,7 @@ class Run:
         self.store = Store.create(self.store.path)
         self.store.adopt(self.places.repository, head)
         if edits:
-            base = self.store.seal(base, edits, "Uncommitted changes", self.candidate_ref)
+            base = self.store.seal(base, edits, "Uncommitted changes", self.candidate_ref())
         self._log_head = self.store.begin_log(self._log_ref, f"run {self.tag}\n")
         self.append(
             "run_started",
@@ -146,11 +147,13 @@ class Run:
         repository = self.places.repository
         said = repair.rebuild_store(self.store, self._log_ref, self.view, repository, problem)
         self.warnings.append(said)
-        unfinished = self.view.unfinished
-        if unfinished and unfinished.commit and not self.store.has(unfinished.commit):
-            plan = Plan(unfinished.parent, unfinished.kind, unfinished.hypothesis)
-            ticket, repeats, idea = unfinished.ticket, unfinished.repeats, unfinished.idea
-            self._open(unfinished.number, plan, unfinished.agent, ticket, repeats, idea)
+        for each in list(self.view.in_flight.values()):
+            if each.commit and not self.store.has(each.commit):
+                plan = Plan(each.parent, each.kind, each.hypothesis, combines=each.combines)
+                self.open(
+                    each.number, plan, each.agent, worker=each.worker, ticket=each.ticket,
+                    repeats=each.repeats, idea=each.idea,
+                )  # fmt: skip
 
     def _catch_up(self) -> None:
         """Make the log of decisions, results.tsv and the branch follow from the journal again."""
@@ -198,18 +201,10 @@ class Run:
         return event
 
     def open(
-        self, plan: Plan, agent: str, *, ticket: str = "", repeats: int | None = None,
-        idea: int | None = None,
+        self, number: int, plan: Plan, agent: str, *, worker: int = 0, ticket: str = "",
+        repeats: int | None = None, idea: int | None = None,
     ) -> Experiment:  # fmt: skip
-        """Open the next experiment, or the one that was in flight when the engine ended."""
-        if (unfinished := self.view.unfinished) and unfinished.commit:
-            return unfinished
-        return self._open(self.view.next_number, plan, agent, ticket, repeats, idea)
-
-    def _open(
-        self, number: int, plan: Plan, agent: str, ticket: str, repeats: int | None,
-        idea: int | None,
-    ) -> Experiment:  # fmt: skip
+        """Open an experiment; perhaps anew one in flight that has no candidate yet."""
         asked = self.view.ideas.get(idea)
         self.append(
             "opened",
@@ -220,8 +215,10 @@ class Run:
             agent=agent,
             open=bool(ticket) or (asked is not None and asked.code),
             ticket=ticket,
+            worker=worker,
             repeats=repeats,
             idea=idea,
+            combines=plan.combines,
         )
         return self.view.experiments[number]
 
@@ -280,9 +277,10 @@ class Run:
     def _log_ref(self) -> str:
         return f"refs/autoresearch/{self.tag}/log"
 
-    @property
-    def candidate_ref(self) -> str:
-        return f"refs/autoresearch/{self.tag}/candidate"
+    def candidate_ref(self, worker: int = 0) -> str:
+        """What keeps a worker's candidate until the log of decisions does."""
+        name = f"candidate-{worker}" if worker else "candidate"
+        return f"refs/autoresearch/{self.tag}/{name}"
 
     @property
     def _metric(self) -> str:

@@ -28,14 +28,14 @@ from .calibration import Calibration
 from .journal import Journal
 from .journal.ideas import Idea, Ideas, State
 from .journal.verification import Verification
-from .journal.view import Experiment, Role, RunView, Taken
+from .journal.view import Experiment, Pause, Role, RunView, Taken
 
 NAME = "snapshot.json"
 EVERY, RECENT = 100, 100
 CLASSES: dict[str, Any] = {
     f"{each.__module__.rpartition('.')[2]}.{each.__name__}": each
     for each in (
-        Experiment, Taken, Role, Idea, Ideas, State, Verification, Calibration,
+        Experiment, Taken, Role, Pause, Idea, Ideas, State, Verification, Calibration,
         calibration.Outcome, calibration.Expectation, decide.Noise, types.AgentFailure,
         types.Contention, types.Decision, types.Kind, types.Level, types.Outcome, types.Sample,
         types.Status, types.Tally, types.Usage,
@@ -43,7 +43,7 @@ CLASSES: dict[str, Any] = {
 }  # fmt: skip
 NAMES = {made: name for name, made in CLASSES.items()}
 # What only an engine asks for, and what is made from the experiments.
-LEFT_OUT = ("experiments", "decided", "forgotten", "fingerprints", "forms")
+LEFT_OUT = ("experiments", "decided", "forgotten", "fingerprints", "forms", "numbers")
 
 
 class Snapshots:

@@ -203,11 +203,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
-    """``options`` are each executor's own settings by its name."""
+    """How many experiments are in flight at once, and where.
+
+    ``oversubscribe`` lets samples share cores and devices. ``options`` are each executor's own
+    settings by its name.
+    """
 
     workers: int = 1
     frontier: int = 1
     executor: str = "local"
+    oversubscribe: bool = False
     options: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
 
@@ -311,11 +316,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the strategy asks an agent for: an idea of some kind on top of ``parent``."""
+    """What the strategy asks an agent for: an idea of some kind on top of ``parent``.
+
+    ``combines`` is the experiment whose change is to be added to it, where that is all.
+    """
 
     parent: str
     kind: Kind
     hypothesis: str = ""
+    combines: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,7 +354,8 @@ class Decision:
     """The end of an experiment: a status and one human sentence with its numbers.
 
     ``value`` is what the row shows; ``low`` and ``high`` bound it at the run's confidence;
-    ``gain`` is candidate over incumbent in metric units, positive when better.
+    ``gain`` is candidate over incumbent in metric units, positive when better. ``combine`` asks
+    for its change on top of what was kept since it was begun.
     """
 
     status: Status
@@ -355,6 +365,7 @@ class Decision:
     high: float | None = None
     gain: float | None = None
     confidence: float | None = None
+    combine: bool = False
 
 
 @dataclass(frozen=True, slots=True)

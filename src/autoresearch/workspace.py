@@ -61,7 +61,7 @@ class Workspace:
 
     def editable_files(self, commit: str) -> tuple[str, ...]:
         """The files of a commit that may be edited, relative to the repository."""
-        return tuple(path for path in self.store.tree(commit) if self._editable(path))
+        return tuple(path for path in self.store.tree(commit) if self.editable(path))
 
     def sources(self, commit: str) -> dict[str, str]:
         """The text of a commit's editable files by path."""
@@ -87,7 +87,7 @@ class Workspace:
                 if known is None or known != _entry(folder / path, status):
                     unsafe.append((ascii(path), "hostile file name"))
                 continue
-            allowed = self._editable(path)
+            allowed = self.editable(path)
             if known is None and not allowed:
                 if not self._expected(path):
                     dropped.append(path)
@@ -108,12 +108,12 @@ class Workspace:
         for path in gone:
             if not path.isprintable():
                 unsafe.append((ascii(path), "hostile file name"))
-            elif self._editable(path):
+            elif self.editable(path):
                 edits[path] = None
         changes = Changes(
             changed=tuple(sorted(edits)),
             protected_changed=tuple(sorted(protected)),
-            protected_deleted=tuple(sorted(p for p in gone if not self._editable(p))),
+            protected_deleted=tuple(sorted(p for p in gone if not self.editable(p))),
             unsafe=tuple(sorted(unsafe)),
             dropped=tuple(sorted(dropped)),
         )
@@ -180,7 +180,8 @@ class Workspace:
     def _inside(self, path: str) -> str | None:
         return path[len(self.prefix) :] if path.startswith(self.prefix) else None
 
-    def _editable(self, path: str) -> bool:
+    def editable(self, path: str) -> bool:
+        """Whether a file of the repository may be edited."""
         inner = self._inside(path)
         return inner is not None and self.scope.editable(inner)
 

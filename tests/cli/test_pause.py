@@ -16,7 +16,6 @@ import pytest
 from rich.console import Console
 
 from autoresearch.cli.live import Screen
-from autoresearch.engine import BY_REQUEST
 from autoresearch.inbox import drop
 from autoresearch.journal import Journal
 from autoresearch.journal.ideas import asked
@@ -24,6 +23,7 @@ from autoresearch.journal.view import Role, RunView
 from autoresearch.run import FOLDER
 from autoresearch.testing.clock import FakeClock
 from autoresearch.text import block
+from autoresearch.worker import BY_REQUEST
 from tests.cli.test_live import Story
 from tests.cli.test_verify import EARLY
 from tests.conftest import TRAIN, Toy, counting, until

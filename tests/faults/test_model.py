@@ -158,7 +158,7 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
             else:
                 run.begin(contract, git.head(task.root), {})
             engine = Stopping(run, contract, Sandbox(Level.NONE), FakeExecutor(world.program))
-            engine.desk.agent = ScriptedAgent(world.edit)
+            engine.workers[0].desk.agent = ScriptedAgent(world.edit)
             run_simulated(world.clock, engine.loop)
         run.release()
     except KilledError:

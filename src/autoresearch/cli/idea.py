@@ -69,9 +69,10 @@ def add(
         )
     if not clean(text, TEXT_LENGTH):
         raise UserError("the idea has no words", fix='autoresearch idea add "a wider hidden layer"')
-    if worker is not None and worker >= contract.parallel.workers:
+    workers = max(contract.parallel.workers, view.contract["parallel"]["workers"])
+    if worker is not None and worker >= workers:
         raise UserError(
-            f"--worker {worker}: this run has {contract.parallel.workers}, counted from 0",
+            f"--worker {worker}: this run has {workers}, counted from 0",
             fix="leave it out, and whoever is free takes it",
         )
     if note and len(inbox.foresee(view, run).ideas.notes) >= NOTES_SHOWN:

@@ -33,6 +33,7 @@ from . import words
 ROWS = 10
 AROUND_THE_ROWS = 8
 REFRESH_PER_S = 4
+BARS = 4
 RECENT = 8
 NARROW = 60
 
@@ -100,7 +101,9 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
     experiment = view.experiments.get(event.experiment) if event.experiment is not None else None
     match event.kind:
         case "engine_started":
-            return f"run {view.tag}, level {view.level.value}, {event.at[:10]}, times in UTC"
+            crew = f", {view.workers} workers" if view.workers > 1 else ""
+            level = view.level.value
+            return f"run {view.tag}, level {level}{crew}, {event.at[:10]}, times in UTC"
         case "contract_changed":
             return "the contract's limits, agent or instructions changed"
         case "setup_started":
@@ -111,7 +114,7 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
             return f"queued: {clean(str(event.body['message']))}"
         case "attempt" if experiment is not None:
             tried = event.body["role"] == Role.SCREEN.value
-            return words.phase(view) + (f": {words.description(experiment)}" if tried else "")
+            return words.step(experiment) + (f": {words.description(experiment)}" if tried else "")
         case "sample" if event.body["outcome"] == Outcome.VOID.value:
             return f"void: {clean(str(event.body['reason']))}; this sample is not used"
         case "decided" if experiment is not None and experiment.decision is not None:
@@ -142,7 +145,9 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
             return "pausing after the sample in flight"
         case "paused":
             wait_s = event.body["wait_s"]
-            return words.phase(view) + ("" if wait_s is None else f"; trying again in {wait_s:g} s")
+            again = "" if wait_s is None else f"; trying again in {wait_s:g} s"
+            who = f"worker {event.body['worker']} " if view.workers > 1 else ""
+            return f"{who}paused: {clean(str(event.body['reason']), 120)}{again}"
         case "resume_requested":
             return "going on"
         case "stop_requested":
@@ -181,7 +186,7 @@ class Frame:
 
     head: Text
     rows: list[Experiment]
-    current: tuple[str, str, Text] | None
+    current: list[tuple[str, str, Text]]
     foot: Group
 
 
@@ -195,6 +200,7 @@ class Screen:
             each.sample.usage.wall_s for row in view.decided[-RECENT:] for each in row.taken
         ][-RECENT:]
         self._clock = Clock(time.monotonic())
+        self._clocks: dict[int, Clock] = {}
         self._frame = self._compose()
         self._drawn: tuple[object, list[Segment], list[Segment]] = (None, [], [])
 
@@ -204,9 +210,12 @@ class Screen:
         match event.kind:
             case "attempt" | "verify_attempt":
                 self._clock = Clock(now, self._usual_s(), self._bound())
+                if event.experiment is not None:
+                    self._clocks[event.experiment] = self._clock
             case "sample" | "verify_sample":
                 # What the person waits for: the evaluation and our own work as well.
-                self._walls = [*self._walls, now - self._clock.since][-RECENT:]
+                began = self._clocks.pop(event.experiment or 0, self._clock)
+                self._walls = [*self._walls, now - began.since][-RECENT:]
                 self._clock = Clock(now)
             case "paused":
                 wait_s = event.body["wait_s"]
@@ -231,7 +240,7 @@ class Screen:
             below = list(console.render(parts, options))
             self._drawn = ((frame, width, height), above, below)
         yield from above
-        yield self._bar(width)
+        yield self._bars(width)
         yield from below
 
     # Composed when an event arrives
@@ -240,7 +249,7 @@ class Screen:
         return Frame(
             self._compose_head(),
             list(self._view.decided[-ROWS:]),
-            self._in_flight(),
+            [self._row(each) for each in self._view.in_flight.values() if each.commit],
             Group(self._compose_best(), self._compose_used(), self._keys()),
         )
 
@@ -254,11 +263,8 @@ class Screen:
             "  ", (clean(state), "yellow" if alert else ""), no_wrap=True, overflow="ellipsis",
         )  # fmt: skip
 
-    def _in_flight(self) -> tuple[str, str, Text] | None:
-        """The row of the experiment that is not decided yet."""
-        experiment = self._view.unfinished
-        if experiment is None or not experiment.commit:
-            return None
+    def _row(self, experiment: Experiment) -> tuple[str, str, Text]:
+        """The row of an experiment that is not decided yet."""
         values = [sample.value for sample in experiment.own if sample.value is not None]
         mean = sum(values) / len(values) if values else None
         value = "" if mean is None else words.number(mean)
@@ -304,20 +310,27 @@ class Screen:
 
     # Drawn several times a second
 
-    def _bar(self, width: int) -> Table:
-        clock = self._clock
+    def _bars(self, width: int) -> Table:
+        """A bar for each sample in flight, or one for what the engine does else."""
+        grid = Table.grid(padding=(0, 2))
+        flight = list(self._clocks.items())[:BARS]
+        if len(flight) < 2:
+            grid.add_row(*self._bar(flight[0][1] if flight else self._clock, width))
+        else:
+            for number, clock in flight:
+                grid.add_row(f"#{number}", *self._bar(clock, width))
+        return grid
+
+    def _bar(self, clock: Clock, width: int) -> tuple[ProgressBar, Text]:
         elapsed = max(0.0, time.monotonic() - clock.since)
         total = clock.expected_s
         said = _time(elapsed)
         if total is not None:
             said += f" of about {_time(total)}" if elapsed <= 1.2 * total + 1 else clock.note
-        grid = Table.grid(padding=(0, 2))
         size = max(10, min(40, width - 30))
         done = min(elapsed, total) if total else 0.0
-        grid.add_row(
-            ProgressBar(total=total or 1.0, completed=done, width=size), Text(said, no_wrap=True)
-        )
-        return grid
+        bar = ProgressBar(total=total or 1.0, completed=done, width=size)
+        return bar, Text(said, no_wrap=True)
 
     def _table(self, frame: Frame, fit: int, *, narrow: bool) -> Table:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
@@ -329,7 +342,8 @@ class Screen:
             table.add_column("change", justify="right", no_wrap=True)
         table.add_column("status", no_wrap=True)
         table.add_column("what was tried", ratio=1, no_wrap=True, overflow="ellipsis")
-        most = fit - (frame.current is not None)
+        current = frame.current[: max(1, fit // 2)]
+        most = fit - len(current)
         for each in frame.rows[max(0, len(frame.rows) - most) :]:
             assert each.decision is not None
             change = [] if narrow else [words.change(self._contract, each)]
@@ -338,8 +352,7 @@ class Screen:
                 each.decision.status.value, _tried(each),
                 style=STYLES[each.decision.status],
             )  # fmt: skip
-        if frame.current is not None:
-            number, value, what = frame.current
+        for number, value, what in current:
             table.add_row(number, value, *([] if narrow else [""]), "...", what, style="bold")
         return table
 

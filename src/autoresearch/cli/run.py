@@ -20,11 +20,12 @@ import click
 
 from .. import config, disk, git, limits, sandbox
 from ..bench import Places
-from ..engine import End, Engine, back_off_s
+from ..engine import End, Engine
 from ..errors import DiskFullError, UserError
 from ..run import CHECK, FOLDER, Run, begun, new_tag
 from ..scope import Scope
 from ..types import Contract, Level
+from ..worker import back_off_s
 from . import task
 from .live import watch
 from .words import summary
@@ -53,6 +54,7 @@ class Begin:
 @click.option("--tag", help="Name of the run (default: the latest, else the day).")
 @click.option("--new", is_flag=True, help="Start a new run even if one could be resumed.")
 @click.option("--agent", help="Use this agent instead of the contract's.")
+@click.option("--workers", type=click.IntRange(1), help="So many experiments at once.")
 @click.option("--executor", help="Where samples are taken: local, slurm, ray, or another's name.")
 @click.option("--max-experiments", type=click.IntRange(0), help="End at this many in total.")
 @click.option("--max-hours", type=click.FloatRange(0), help="End after this time in total.")
@@ -71,6 +73,7 @@ def run(
     tag: str | None,
     new: bool,
     agent: str | None,
+    workers: int | None,
     executor: str | None,
     max_experiments: int | None,
     max_hours: float | None,
@@ -96,7 +99,7 @@ def run(
         return
     contract = config.load(task.contract_path(folder))
     _check_until_pass(contract, until_pass, target)
-    contract = override(contract, agent, max_experiments, max_hours, target, executor)
+    contract = override(contract, agent, max_experiments, max_hours, target, executor, workers)
     begin = Begin(
         tag, new, "seal" if dirty else "refuse", unconfined, Level(require) if require else None
     )
@@ -124,6 +127,7 @@ def override(
     max_hours: float | None = None,
     target: float | None = None,
     executor: str | None = None,
+    workers: int | None = None,
 ) -> Contract:
     """The contract with what the command line says on top of it."""
     limits = contract.limits
@@ -136,6 +140,8 @@ def override(
         contract = replace(contract, agents=config.load(contract.path, agent=agent).agents)
     if target is not None:
         contract = replace(contract, metric=replace(contract.metric, target=target))
+    if workers is not None:
+        contract = replace(contract, parallel=replace(contract.parallel, workers=workers))
     if executor is not None:
         contract = replace(contract, parallel=replace(contract.parallel, executor=executor))
     return replace(contract, limits=limits)

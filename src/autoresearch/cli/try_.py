@@ -9,6 +9,7 @@ import os
 import secrets
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,8 @@ def _measure(
             held.append("ticket", **request)
         with watch(contract, held.view, stream=stream, log=log) as listen:
             held.listeners.append(listen)
-            end = drive(Engine(held, contract, box), ticket=ticket)
+            alone = replace(contract, parallel=replace(contract.parallel, workers=1))
+            end = drive(Engine(held, alone, box), ticket=ticket)
             held.listeners.remove(listen)
         if ticket in held.view.tickets:
             raise UserError(

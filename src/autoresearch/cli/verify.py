@@ -127,7 +127,7 @@ def _measure(
         except StopAsyncIteration:
             return None
         finally:
-            await bench.close(keep=held.view.lease)
+            await bench.close(keep=held.view.leases)
 
     return interruptible(work(), press)
 

@@ -21,6 +21,7 @@ STYLES = {
     Status.REJECTED: "yellow",
     Status.VOID: "yellow",
 }
+STEPS_SHOWN = 3
 
 
 def number(value: float | None) -> str:
@@ -68,9 +69,15 @@ def phase(view: RunView) -> str:
         return f"paused: {clean(view.paused, 120)}"
     if view.ended:
         return f"ended: {clean(view.end_reason, 120)}"
-    experiment = view.unfinished
-    if experiment is None:
+    steps = [step(each) for each in view.in_flight.values()]
+    if not steps:
         return "setting up" if view.setup_running else "starting"
+    more = len(steps) - STEPS_SHOWN
+    return "; ".join([*steps[:STEPS_SHOWN], *([f"and {more} more"] if more > 0 else [])])
+
+
+def step(experiment: Experiment) -> str:
+    """What is being done of an experiment, in words."""
     name = f"#{experiment.number}"
     flight = experiment.in_flight
     if flight is None:

@@ -103,16 +103,22 @@ class Ideas:
         """How many ideas there are in each state; notes are none."""
         return Counter(each.state for each in self.all if not each.note)
 
-    def next(self, *, reads: bool, worker: int = 0) -> Idea | None:
-        """What a worker takes now; ``reads`` says whether its agent understands words.
+    def next(
+        self, *, reads: bool, worker: int = 0, of: int = 1, again: int | None = None
+    ) -> Idea | None:
+        """What one ``of`` so many workers takes now; ``reads`` says if its agent understands words.
 
-        An idea whose experiment has no candidate yet can be taken anew: it was cut short.
+        ``again`` is an experiment of its own that has no candidate yet: it was cut short, and its
+        idea can be taken anew.
         """
-        cut_short = [each for each in self._tried.values() if each.state is State.TAKEN]
+        tried = self._tried.get(again) if again is not None else None
+        cut_short = [tried] if tried is not None and tried.state is State.TAKEN else []
         found = [
             each
             for each in (*cut_short, *self.queue)
-            if (reads or each.code) and not each.postponed and each.worker in (None, worker)
+            if (reads or each.code)
+            and not each.postponed
+            and (each.worker is None or each.worker % of == worker)
         ]
         return min(found, key=lambda idea: (-idea.priority, idea.number), default=None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -33,6 +33,8 @@ from . import Event
 from .ideas import Ideas
 from .verification import Verification
 
+ENGINE = "engine"
+"""Who proposes the baseline and what combines the gains of two experiments."""
 RECENT_CONFIRMATIONS = 20
 REFERENCES_KEPT = 24
 VERIFYING = frozenset(
@@ -59,15 +61,31 @@ class Taken:
     sample: Sample
 
 
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Why a worker waits, and when it goes on by itself; None where a person has to say so."""
+
+    reason: str
+    until: datetime | None
+
+
 @dataclass(slots=True)
 class Experiment:
-    """One experiment as far as it has come."""
+    """One experiment as far as it has come.
+
+    ``turn`` tells which of those that agents are asked for it is, from 0. One that is ``apart`` was
+    begun from another commit than the incumbent. ``combines`` is the experiment whose gain it adds
+    to what was kept meanwhile.
+    """
 
     number: int
     kind: Kind = Kind.IMPROVE
     parent: str = ""
     agent: str = ""
     worker: int = 0
+    turn: int = 0
+    apart: bool = False
+    combines: int | None = None
     started: str = ""
     hypothesis: str = ""
     description: str = ""
@@ -93,12 +111,14 @@ class Experiment:
     decided: str = ""
     was: float | None = None
 
-    def values(self, role: Role) -> tuple[float, ...]:
-        """The values of all samples with a role that have one."""
+    def values(self, role: Role, commit: str | None = None) -> tuple[float, ...]:
+        """The values of all samples with a role that have one; of one commit or of any."""
         return tuple(
             each.sample.value
             for each in self.taken
-            if each.role is role and each.sample.value is not None
+            if each.role is role
+            and each.sample.value is not None
+            and commit in (None, each.sample.commit)
         )
 
     @property
@@ -113,6 +133,11 @@ class Experiment:
         return next((sample.hardware for sample in told), None)
 
     @property
+    def lease(self) -> str:
+        """The nonce of its sample in flight; empty where there is none."""
+        return str(self.in_flight.get("lease", "")) if self.in_flight else ""
+
+    @property
     def memory_gb(self) -> float:
         return max((sample.memory_gb for sample in self.own), default=0.0)
 
@@ -120,7 +145,7 @@ class Experiment:
 class RunView:
     """The state of a run, built by applying events in order."""
 
-    def __init__(self, events: Iterable[Event] = ()) -> None:
+    def __init__(self, events: Iterable[Event] = ()) -> None:  # noqa: PLR0915
         self.seq = 0
         self.tag = ""
         self.contract: dict[str, Any] = {}
@@ -131,10 +156,9 @@ class RunView:
         self.started = ""
         self.ended: str | None = None
         self.end_reason = ""
-        self.paused: str | None = None
-        self.paused_until: datetime | None = None
+        self.workers = 1
+        self.pauses: dict[int, Pause] = {}
         self.pause_requested = False
-        self.held = False
         self.stop_requested = False
         self.delivered: dict[str, str] = {}
         self.branch = ""
@@ -145,9 +169,13 @@ class RunView:
         self.tickets: dict[str, dict[str, Any]] = {}
         self.ideas = Ideas()
         self.experiments: dict[int, Experiment] = {}
+        self.in_flight: dict[int, Experiment] = {}
+        self.next_number = 0
+        self.numbers: dict[str, int] = {}
+        self._turns = 0
+        self._free_turns: list[int] = []
         self.decided: list[Experiment] = []
         self.forgotten = 0
-        self.turns = 0
         self.kept: list[Experiment] = []
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
         self.fingerprints: dict[str, int] = {}
@@ -163,7 +191,8 @@ class RunView:
         self.credit_used = 0.0
         self.confirmations: list[bool] = []
         self.shares: list[float] = []
-        self.to_repeat: Experiment | None = None
+        self.to_repeat: dict[int, Experiment] = {}
+        self.to_combine: dict[int, Experiment] = {}
         self.last_at = ""
         self.samples_taken = 0
         self.verifications: list[Verification] = []
@@ -195,20 +224,31 @@ class RunView:
         return self.forgotten + len(self.decided)
 
     @property
-    def next_number(self) -> int:
-        return self.decisions
-
-    @property
     def unfinished(self) -> Experiment | None:
-        """The experiment in flight, if any: opened and not decided."""
-        experiment = self.experiments.get(self.next_number)
-        return experiment if experiment and experiment.decision is None else None
+        """The first experiment in flight, if any: opened and not decided."""
+        return next(iter(self.in_flight.values()), None)
 
     @property
-    def lease(self) -> str:
-        """The nonce of the sample in flight; empty where there is none."""
-        record = self.unfinished
-        return str(record.in_flight.get("lease", "")) if record and record.in_flight else ""
+    def leases(self) -> list[str]:
+        """The nonces of the samples in flight."""
+        return [lease for each in self.in_flight.values() if (lease := each.lease)]
+
+    @property
+    def paused(self) -> str | None:
+        """Why nothing goes on, where no worker does anything; None where one works."""
+        last = list(self.pauses.values())[-1:]
+        return last[0].reason if last and len(self.pauses) >= self.workers else None
+
+    @property
+    def paused_until(self) -> datetime | None:
+        """When the first worker goes on by itself; None where a person has to say so."""
+        return min((each.until for each in self.pauses.values() if each.until), default=None)
+
+    @property
+    def held(self) -> bool:
+        """Whether all workers wait for a person: that time is not the engine's."""
+        held = sum(each.until is None for each in self.pauses.values())
+        return held >= self.workers
 
     def seed_of(self, number: int, k: int) -> int:
         """A seed that follows from the run's own and cannot be chosen by a candidate."""
@@ -255,6 +295,17 @@ class RunView:
             seed_sensitive=len(values) > 1,
         )
 
+    def standing_of(self, commit: str, hardware: str | None = None) -> Standing:
+        """As ``standing``, with an earlier experiment's commit in the incumbent's place."""
+        parent = self.experiments[self.numbers[commit]]
+        values = (
+            parent.values(Role.BASELINE) or parent.values(Role.FRESH) or parent.values(Role.SCREEN)
+        )
+        age = self.decisions
+        known = values if hardware in (None, parent.hardware) else ()
+        incumbent = tuple(Reference(value, age, selected=True) for value in known)
+        return replace(self.standing(hardware), incumbent=incumbent)
+
     # Applying events
 
     def apply(self, event: Event) -> None:
@@ -293,8 +344,9 @@ class RunView:
         self.ended = None
         self.end_reason = ""
         self.exhausted = False
-        self.paused = None
-        self.pause_requested = self.held = self.stop_requested = False
+        self.workers = body.get("workers", 1)
+        self.pauses.clear()
+        self.pause_requested = self.stop_requested = False
 
     def _on_contract_changed(self, event: Event, body: dict[str, Any]) -> None:
         self.contract = body["contract"]
@@ -302,19 +354,19 @@ class RunView:
     def _on_run_ended(self, event: Event, body: dict[str, Any]) -> None:
         self.ended = event.at
         self.end_reason = body["reason"]
-        self.paused = None
-        self.pause_requested = self.held = False
+        self.pauses.clear()
+        self.pause_requested = False
 
     def _on_paused(self, event: Event, body: dict[str, Any]) -> None:
-        self.paused, wait_s = body["reason"], body["wait_s"]
+        wait_s = body["wait_s"]
         started = datetime.fromisoformat(event.at)
-        self.paused_until = None if wait_s is None else started + timedelta(seconds=wait_s)
-        # Until a person says so: that time is not the engine's.
-        self.held = body["wait_s"] is None
+        until = None if wait_s is None else started + timedelta(seconds=wait_s)
+        worker = body.get("worker", 0)
+        self.pauses.pop(worker, None)  # the last is what is shown
+        self.pauses[worker] = Pause(body["reason"], until)
 
     def _on_resumed(self, event: Event, body: dict[str, Any]) -> None:
-        self.paused = None
-        self.held = False
+        self.pauses.pop(body.get("worker", 0), None)
 
     def _on_pause_requested(self, event: Event, body: dict[str, Any]) -> None:
         self.pause_requested = True
@@ -346,11 +398,16 @@ class RunView:
 
     def _on_opened(self, event: Event, body: dict[str, Any]) -> None:
         assert event.experiment is not None
-        self.experiments[event.experiment] = Experiment(
+        before = self.experiments.get(event.experiment)
+        incumbent = self.incumbent
+        experiment = Experiment(
             event.experiment,
             kind=Kind(body["kind"]),
             parent=body["parent"],
             agent=body["agent"],
+            worker=body.get("worker", 0),
+            apart=incumbent is not None and incumbent.commit != body["parent"],
+            combines=body.get("combines"),
             started=event.at,
             hypothesis=body.get("hypothesis", ""),
             open=body.get("open", False),
@@ -358,7 +415,25 @@ class RunView:
             idea=body.get("idea"),
             repeats=body.get("repeats"),
         )
+        self._give_turn(before, experiment)
+        self.experiments[event.experiment] = self.in_flight[event.experiment] = experiment
+        self.next_number = max(self.next_number, event.experiment + 1)
+        if experiment.repeats is not None:
+            self.to_repeat.pop(experiment.repeats, None)
+        if experiment.combines is not None:
+            self.to_combine.pop(experiment.combines, None)
         self.ideas.opened(event.experiment, body.get("idea"))
+
+    def _give_turn(self, before: Experiment | None, experiment: Experiment) -> None:
+        """Count it where it is an agent's; one that is opened once more may no longer be."""
+        if before is not None and counts(before):
+            self._free_turns.append(before.turn)
+        if counts(experiment) and self._free_turns:
+            experiment.turn = min(self._free_turns)
+            self._free_turns.remove(experiment.turn)
+        elif counts(experiment):
+            experiment.turn = self._turns
+            self._turns += 1
 
     def _on_proposed(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -368,7 +443,7 @@ class RunView:
         experiment.kind = Kind(body.get("kind") or experiment.kind)
         experiment.dropped = tuple(body.get("dropped", ()))
         self._spend(experiment, body.get("tokens"), body.get("cost_usd"))
-        if experiment.number and not experiment.open and experiment.repeats is None:
+        if counts(experiment):
             self.ideas.agent_answered()
 
     def _on_answered(self, event: Event, body: dict[str, Any]) -> None:
@@ -402,6 +477,7 @@ class RunView:
         experiment.tokens_added = body["tokens_added"]
         experiment.fingerprint = body["fingerprint"]
         experiment.form = body.get("form", "")
+        self.numbers.setdefault(experiment.commit, experiment.number)
 
     def _on_attempt(self, event: Event, body: dict[str, Any]) -> None:
         experiment = self._experiment(event)
@@ -433,14 +509,16 @@ class RunView:
         experiment.was = incumbent.decision.value if incumbent and incumbent.decision else None
         experiment.in_flight = None
         self.decided.append(experiment)
+        self.in_flight.pop(experiment.number, None)
         self.ideas.decided(experiment.number, decision.status, again=experiment.repeats is not None)
         void = decision.status is Status.VOID
-        self.to_repeat = experiment if void and experiment.repeats is None else None
-        if self.to_repeat is None:
+        if void and experiment.repeats is None:
+            self.to_repeat[experiment.number] = experiment
+        else:
             self.tickets.pop(experiment.ticket, None)
+        if decision.combine:
+            self.to_combine[experiment.number] = experiment
         self.counts[decision.status] += 1
-        if experiment.number and not experiment.open and experiment.repeats is None:
-            self.turns += 1  # of agents, who count them
         if experiment.fingerprint and not void:
             self.fingerprints.setdefault(experiment.fingerprint, experiment.number)
         if experiment.form and not void:
@@ -448,7 +526,8 @@ class RunView:
             self.forms[experiment.form] = experiment.number
         now = self.decisions
         kind = experiment.hardware or ""
-        values = experiment.values(Role.INCUMBENT)
+        measured_beside = incumbent.commit if incumbent else None
+        values = experiment.values(Role.INCUMBENT, measured_beside)
         self.references += [(value, now, False, kind) for value in values]
         del self.references[:-REFERENCES_KEPT]
         fresh = experiment.values(Role.FRESH)
@@ -512,6 +591,12 @@ class RunView:
 
     def _on_offered(self, event: Event, body: dict[str, Any]) -> None:
         self.offers[body["commit"]] = body["branch"]
+
+
+def counts(experiment: Experiment) -> bool:
+    """Whether an agent was to propose an experiment."""
+    own = experiment.agent != ENGINE and not experiment.open
+    return own and experiment.repeats is None
 
 
 def seconds_between(start: str, end: str) -> float:

@@ -1,0 +1,685 @@
+"""A worker: does one experiment at a time, from the plan to the decision.
+
+Proposes, checks the scope, measures, decides, records. Workers share nothing but the run: what each
+does next follows from the journal and from which worker it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import secrets
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import combine, condense, disk, git, limits, registry, verify
+from .bench import Bench
+from .contention import unless_void
+from .decide import (
+    CheckGuards,
+    Evidence,
+    MoreSamples,
+    Rule,
+    baseline_decision,
+    baseline_samples,
+    decide,
+    decide_overtaken,
+)
+from .desk import Desk
+from .errors import AgentError, DiskFullError, ExecutorError, UnansweredError, UserError
+from .failpoint import failpoint
+from .journal.view import ENGINE, Experiment, Role
+from .people import People
+from .run import REASON_LENGTH, Run
+from .scope import breach
+from .scratch import remove
+from .text import cell, clean
+from .types import (
+    AgentFailure,
+    Contract,
+    Decision,
+    Json,
+    Kind,
+    Outcome,
+    Plan,
+    Proposal,
+    Sample,
+    Status,
+)
+from .watch import Watch
+from .workspace import Captured, Workspace
+
+VOIDS = 2
+BASELINE_VOIDS = 12
+# Candidates count their seeds up from 0, the agent has -1.
+FIRST_OF_INCUMBENT = -2
+BACK_OFF_S = 1.0
+LONGEST_BACK_OFF_S = 600.0
+LONGEST_RETRY_AFTER_S = 6 * 3600.0
+FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0}
+STUCK = 5
+BY_REQUEST = "by request; autoresearch resume goes on"
+UNREPORTED = {
+    "tokens": 'let a command of yours write "tokens" into its proposal file, or take the limit out',
+    "cost_usd": "name the prices of its model in [agent.prices], let a command of yours write"
+    ' "cost_usd" into its proposal file, or take the limit out',
+}
+OUTCOMES = {
+    Outcome.CRASH: Status.CRASH,
+    Outcome.TIMEOUT: Status.TIMEOUT,
+    Outcome.HOPELESS: Status.DISCARD,
+}
+
+
+class Worker:
+    """One of the workers of a run, with a bench, an agent and a number of its own.
+
+    ``contract`` has the worker's agent as its only one.
+    """
+
+    def __init__(
+        self, run: Run, contract: Contract, bench: Bench, people: People, watch: Watch
+    ) -> None:
+        self.run = run
+        self.view = run.view
+        self.contract = contract
+        self.bench = bench
+        self.people = people
+        self.watch = watch
+        self.number = bench.slot.number
+        self.workspace = Workspace(run.store, bench.scope, run.places.inner)
+        self.desk = Desk(run, contract, bench, self.workspace)
+        self.rule = Rule(
+            direction=contract.metric.direction,
+            min_gain=contract.metric.min_gain,
+            confirm=contract.keep.confirm,
+            confidence=contract.keep.confidence,
+            simplicity=contract.keep.simplicity,
+            until_pass=contract.suite is not None,
+        )
+        self._failures = 0
+
+    async def turn(self) -> None:
+        """One experiment, the baseline first; or a pause where none can be done."""
+        try:
+            with disk.named(self.run.places.run):
+                self.run.require_room()
+                if self.number in self.view.pauses:
+                    self.run.append("resumed", worker=self.number)
+                await self._hold()
+                if not self.view.decided:
+                    await self._prepare()
+                else:
+                    if self.number == 0:
+                        await self._milestone()
+                        await self._condense()
+                    await self._experiment()
+            self._failures = 0
+        except (AgentError, DiskFullError, ExecutorError) as error:
+            self._failures += 1
+            full = self._disk_full()
+            self.bench.clear()
+            if isinstance(error, AgentError) and not full:
+                await self._agent_failed(error)
+            else:
+                await self._pause(full or error.message, back_off_s(self._failures))
+        except StopAsyncIteration:
+            return
+        stuck = limits.rejected_in_a_row(self.view) - STUCK
+        if stuck >= 0:
+            reason = f"{stuck + STUCK} proposals in a row were rejected"
+            await self._pause(reason, back_off_s(stuck + 1))
+
+    @property
+    def mine(self) -> Experiment | None:
+        """The first of the experiments in flight that are this worker's.
+
+        Those of workers that are no more have come down to the ones that are.
+        """
+        flight = self.view.in_flight.values()
+        crew = self.bench.slot.of
+        return next((each for each in flight if each.worker % crew == self.number), None)
+
+    async def _experiment(self) -> Experiment:
+        record = self._open()
+        if not record.commit and (refusal := await self._propose(record)):
+            return self.run.close(record, refusal)
+        while not isinstance(step := self._judge(record), Decision):
+            if self._spent():
+                raise StopAsyncIteration  # the run goes on from here when it goes on
+            await self._take(step, record)
+        return self.run.close(record, step)
+
+    def _spent(self) -> bool:
+        return limits.before_sample(self.view, self.contract, self.run.active_s)
+
+    async def _milestone(self) -> None:
+        """Now and then, see whether the recorded gain reproduces; flags it, and changes nothing."""
+        if samples := verify.due(self.view):
+            verifier = verify.Verifier(self.run, self.bench, stop=lambda: self.people.want_to_wait)
+            await verifier.verify(samples, milestone=True)
+
+    async def _condense(self) -> None:
+        """Now and then, let the agent make a short file of what all experiments taught."""
+        choice = self.contract.agents[0]
+        if registry.reads(choice.use) and condense.due(self.view, choice.condense_every):
+            proposal, text = await self.desk.condense()
+            self._require_report(proposal)
+            self.run.append(
+                "condensed", decided=len(self.view.decided), lines=len(text.splitlines()),
+                tokens=proposal.tokens, cost_usd=proposal.cost_usd,
+            )  # fmt: skip
+
+    # What to do next
+
+    def _open(self) -> Experiment:
+        """Go on with what was cut short; else repeat, combine, or let somebody propose."""
+        mine = self.mine
+        if mine is not None and mine.commit:
+            return mine
+        if (void := self._void(mine)) is not None:
+            return self._open_void(void, mine)
+        plan, agent, ticket = self._plan(mine), self._agent_name(""), self._next_ticket(mine)
+        if ticket:
+            return self._begin(mine, replace(plan, combines=None), "try", ticket=ticket)
+        if plan.combines is not None:
+            return self._begin(mine, plan, ENGINE)
+        again = mine.number if mine else None
+        idea = self.view.ideas.next(
+            reads=self._reads, worker=self.number, of=self.bench.slot.of, again=again
+        )
+        if idea is None:
+            return self._begin(mine, plan, agent)
+        agent = "patch" if idea.code else agent
+        return self._begin(mine, replace(plan, hypothesis=idea.text), agent, idea=idea.number)
+
+    def _begin(
+        self, mine: Experiment | None, plan: Plan, agent: str, *, ticket: str = "",
+        repeats: int | None = None, idea: int | None = None,
+    ) -> Experiment:  # fmt: skip
+        number = self.view.next_number if mine is None else mine.number
+        return self.run.open(
+            number, plan, agent, worker=self.number, ticket=ticket, repeats=repeats, idea=idea
+        )
+
+    def _plan(self, mine: Experiment | None) -> Plan:
+        incumbent = self.view.incumbent
+        assert incumbent is not None
+        won = mine.combines if mine else None
+        if won is None:
+            won = next(iter(self.view.to_combine), None)
+        if won is not None:
+            both = f"#{won} on top of #{incumbent.number}"
+            return Plan(incumbent.commit, Kind.COMBINE, both, combines=won)
+        return Plan(parent=incumbent.commit, kind=Kind.IMPROVE)
+
+    def _void(self, mine: Experiment | None) -> Experiment | None:
+        """An experiment that was decided void and is to be done once more, by this worker."""
+        if mine is not None and mine.repeats is not None:
+            waiting = [self.view.experiments[mine.repeats]]
+        else:
+            waiting = list(self.view.to_repeat.values())
+        return next((each for each in waiting if self.run.store.has(each.commit)), None)
+
+    def _open_void(self, void: Experiment, mine: Experiment | None) -> Experiment:
+        """Open a void experiment once more, with the same candidate."""
+        plan = Plan(void.parent, void.kind, void.hypothesis)
+        record = self._begin(
+            mine, plan, void.agent, ticket=void.ticket, repeats=void.number, idea=void.idea
+        )
+        self.run.append(
+            "proposed", record.number, description=void.description,
+            hypothesis=void.hypothesis, expected=void.expected,
+        )  # fmt: skip
+        self.run.append(
+            "sealed", record.number, commit=void.commit, tokens_added=void.tokens_added,
+            fingerprint=void.fingerprint, form=void.form,
+        )  # fmt: skip
+        return record
+
+    def _next_ticket(self, mine: Experiment | None) -> str:
+        """What a person waits for, and no other worker tries."""
+        flight = [each for each in self.view.in_flight.values() if each is not mine]
+        taken = {each.ticket for each in (*flight, *self.view.to_repeat.values())}
+        return next((each for each in self.view.tickets if each not in taken), "")
+
+    def _agent_name(self, ticket: str) -> str:
+        return "try" if ticket else self.contract.agents[0].use
+
+    @property
+    def _reads(self) -> bool:
+        return registry.reads(self.contract.agents[0].use)
+
+    # Propose
+
+    async def _propose(self, record: Experiment) -> Decision | None:
+        """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
+        proposal, captured, problem = await self._edit(record)
+        repeat = "" if problem else self._repeat(record, captured)
+        if repeat and self._may_ask_again(record):
+            self.run.append(
+                "answered", record.number, answer=repeat, tokens=proposal.tokens,
+                cost_usd=proposal.cost_usd,
+            )  # fmt: skip
+            if limits.stop(self.view, self.contract, self.run.active_s) is None:
+                proposal, captured, problem = await self._edit(record, repeat)
+                repeat = "" if problem else self._repeat(record, captured)
+            else:
+                proposal = replace(proposal, tokens=None, cost_usd=None)  # they count already
+        self.run.append(
+            "proposed",
+            record.number,
+            description=cell(proposal.description) or self._describe(record.parent, captured),
+            hypothesis=clean(proposal.hypothesis, 1000),
+            expected=clean(proposal.expected, 200),
+            kind=proposal.kind.value if proposal.kind else None,
+            tokens=proposal.tokens,
+            cost_usd=proposal.cost_usd,
+            dropped=list[Json](captured.changes.dropped[:20]),
+        )
+        if problem or repeat:
+            return Decision(Status.REJECTED, problem or repeat)
+        candidate = self.workspace.seal(
+            record.parent,
+            captured,
+            f"{record.description}\n\nExperiment: {record.number}\n",
+            self.run.candidate_ref(self.number),
+        )
+        self.run.append(
+            "sealed",
+            record.number,
+            commit=candidate.commit,
+            tokens_added=candidate.tokens_added,
+            fingerprint=captured.fingerprint,
+            form=captured.form,
+        )
+        return None
+
+    async def _edit(self, record: Experiment, answer: str = "") -> tuple[Proposal, Captured, str]:
+        """One edit of a copy of the parent, and why it must not run; ``answer`` to the one before.
+
+        Raises:
+            AgentError: there is none.
+            StopAsyncIteration: the agent has no more.
+        """
+        folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
+        problem = ""
+        if record.combines is not None:
+            return self._combine(record, folder)
+        if record.ticket:
+            ticket = self.view.tickets[record.ticket]
+            proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
+            problem = self._fill(folder, ticket["files"], ticket.get("patch"))
+        elif (idea := self.view.ideas.get(record.idea)) is not None and idea.code:
+            proposal = Proposal(idea.text, hypothesis=idea.text, kind=Kind.IMPROVE)
+            problem = self._fill(folder, {}, idea.patch)
+        else:
+            proposal = await self.desk.ask(record, folder, answer)
+            self._require_report(proposal)
+        if proposal.exhausted:
+            self.run.append("exhausted")
+            raise StopAsyncIteration
+        failpoint("agent.ended")
+        self.run.require_room()  # else the agent may have written half a file
+        captured = self.workspace.capture(record.parent, folder)
+        remove(folder)
+        return proposal, captured, problem or breach(captured.changes) or ""
+
+    def _combine(self, record: Experiment, folder: Path) -> tuple[Proposal, Captured, str]:
+        """Put the change of another experiment on top of the parent, word by word."""
+        assert record.combines is not None
+        other = self.view.experiments[record.combines]
+        store, onto = self.run.store, self._named_commit(record.parent)
+        clash = "its code was lost"
+        if store.has(other.commit) and store.has(other.parent):
+            clash = combine.merge(store, other.parent, other.commit, record.parent, folder)
+            if clash and self._wins_alone(other):
+                combine.take(store, other.commit, record.parent, folder, self.workspace.editable)
+                clash = ""
+            elif clash:
+                clash = f"{clash}: #{other.number} and {onto} do not go together"
+        said = f"{other.description} (#{other.number} on top of {onto})"
+        proposal = Proposal(said, hypothesis=record.hypothesis, kind=Kind.COMBINE)
+        captured = self.workspace.capture(record.parent, folder)
+        remove(folder)
+        return proposal, captured, clash or breach(captured.changes) or ""
+
+    def _wins_alone(self, other: Experiment) -> bool:
+        """Whether an experiment's own value is better than the incumbent's."""
+        made, best = other.decision, self.view.incumbent
+        if made is None or made.value is None or best is None or best.decision is None:
+            return False
+        assert best.decision.value is not None
+        return self.contract.metric.better(made.value, best.decision.value)
+
+    def _named_commit(self, commit: str) -> str:
+        number = self.view.numbers.get(commit)
+        return commit[:7] if number is None else f"#{number}"
+
+    def _require_report(self, proposal: Proposal) -> None:
+        """See that what the contract limits can be known.
+
+        Raises:
+            UserError: the agent does not say what its proposal used of it.
+        """
+        if name := limits.unreported(self.contract, proposal):
+            use, most = self.contract.agents[0].use, getattr(self.contract.limits, name)
+            raise UserError(
+                f"limits.{name} = {most:g} cannot be held: the agent {use!r} did not say what its"
+                f" proposal {'cost' if name == 'cost_usd' else 'used'}",
+                fix=UNREPORTED[name],
+            )
+
+    def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
+        """Put what a person tries into the workspace; says what keeps it out."""
+        for path, content in files.items():
+            target = folder / path
+            if content is None:
+                target.unlink(missing_ok=True)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(base64.b64decode(content))
+        if patch_base64:
+            patch = self.bench.places.scratch / "try.patch"
+            patch.write_bytes(base64.b64decode(patch_base64))
+            if problem := git.apply_patch(folder, patch):
+                return f"the patch does not apply: {problem}"
+        return ""
+
+    def _describe(self, parent: str, captured: Captured) -> str:
+        names = ", ".join(Path(path).name for path in captured.changes.changed[:3])
+        return f"edit {names}" if names else "no change"
+
+    def _repeat(self, record: Experiment, captured: Captured) -> str:
+        """Which experiment a candidate repeats, and what came of it; empty where it is new."""
+        how, number = "exact repeat of", self.view.fingerprints.get(captured.fingerprint)
+        if number is None:
+            same = (each for each in self.view.in_flight.values() if each is not record)
+            twins = [each for each in same if each.fingerprint == captured.fingerprint]
+            if twins:
+                return f"{how} #{twins[0].number}, which is being measured"
+        if number is None and registry.reads(record.agent):
+            number = self.view.forms.get(captured.form)
+            how = "but for comments and layout a repeat of"
+            # Fewer signs that say the same are less code, which may be kept for an equal result.
+            twin = "" if number is None else self.view.experiments[number].commit
+            if twin and self.run.store.has(twin):
+                less = self.workspace.less_code(captured, record.parent, twin)
+                number = None if less else number
+        return "" if number is None else f"{how} {_named(self.view.experiments[number])}"
+
+    def _may_ask_again(self, record: Experiment) -> bool:
+        """Whether an agent proposed it that can take an answer."""
+        return record.agent == self._agent_name("") and registry.reads(record.agent)
+
+    # Measure and decide
+
+    async def _prepare(self) -> None:
+        """Setup once, then the baseline: what every later value is compared with."""
+        if self.contract.run.setup is not None and self.view.setup is None:
+            self.run.append("setup_started")
+            self.run.append("setup_done", **await self.bench.setup())
+        begun = self.view.experiments.get(0)
+        if begun is None or not begun.commit:
+            base = self.view.base
+            record = self.run.open(0, Plan(base, Kind.BASELINE), ENGINE)
+            self.run.append("proposed", 0, description="baseline")
+            self.run.append(
+                "sealed", 0, commit=base, tokens_added=0, **self.workspace.names(base)
+            )  # fmt: skip
+        record = self.view.experiments[0]
+        while not isinstance(step := self._judge_baseline(record), Decision):
+            await self._take(step, record)
+        self.run.close(record, step)
+
+    def _judge_baseline(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
+        samples = [each.sample for each in record.taken if each.sample.outcome is not Outcome.VOID]
+        if len(record.taken) - len(samples) > BASELINE_VOIDS:
+            raise UserError(
+                f"the baseline cannot be measured: {record.taken[-1].sample.reason}",
+                fix="give it machines that are free and of one kind (docs/clusters.md)",
+            )
+        for sample in samples:
+            if sample.outcome is not Outcome.OK:
+                k = record.taken[-1].k
+                raise UserError(
+                    f"the baseline cannot be measured: {sample.reason}",
+                    fix=f"read {self.run.places.sample(0, k) / 'run.log'}, mend the task,"
+                    " commit, and start again with: autoresearch run --new",
+                )
+        wanted = baseline_samples(samples[0].usage.wall_s) if samples else 1
+        if len(samples) < wanted:
+            return MoreSamples("candidate", f"baseline sample {len(samples) + 1} of {wanted}")
+        if self.contract.guards and record.guards_passed is None:
+            return CheckGuards("the baseline must pass its guards")
+        return baseline_decision(record.values(Role.BASELINE))
+
+    def _judge(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
+        """The next step of an experiment; follows from the journal alone."""
+        own = [each for each in record.taken if each.role is not Role.INCUMBENT]
+        for each in own:
+            if each.sample.outcome in OUTCOMES:
+                return Decision(OUTCOMES[each.sample.outcome], each.sample.reason)
+            if (reason := self._over_budget(each.sample)) is not None:
+                return Decision(Status.TIMEOUT, reason)
+        failed = [each.sample for each in record.taken if each.sample.outcome is not Outcome.OK]
+        if len(failed) > VOIDS:
+            return Decision(Status.VOID, f"{len(failed)} samples say nothing: {failed[-1].reason}")
+        if record.guards_passed is False:
+            return Decision(Status.DISCARD, record.guard_reason, _mean(record))
+        screen = record.values(Role.SCREEN)
+        if not screen:
+            return MoreSamples("candidate", "screen")
+        incumbent = self.view.incumbent
+        assert incumbent is not None
+        if record.parent != incumbent.commit:
+            return self._judge_overtaken(record, incumbent)
+        evidence = Evidence(
+            tokens_added=record.tokens_added,
+            screen=screen[0],
+            fresh=record.values(Role.FRESH),
+            incumbent_fresh=record.values(Role.INCUMBENT, incumbent.commit),
+            guards_passed=bool(record.guards_passed) or not self.contract.guards,
+        )
+        step = decide(self.rule, self.view.standing(self._comparable(record)), evidence)
+        if isinstance(step, Decision) and (said := record.own[-1].reason):
+            return replace(step, reason=f"{step.reason}; {said}")
+        return step
+
+    def _judge_overtaken(self, record: Experiment, incumbent: Experiment) -> Decision:
+        """What to do with a candidate that was begun from another commit than the incumbent."""
+        hardware = self._comparable(record)
+        standing = self.view.standing(hardware)
+        if not record.apart:  # it was to beat its own parent
+            standing = self.view.standing_of(record.parent, hardware)
+        values = record.values(Role.FRESH) or record.values(Role.SCREEN)
+        mean = sum(values) / len(values)
+        said = f"#{incumbent.number} was kept meanwhile"
+        if record.apart:
+            said = f"it was begun from another commit than #{incumbent.number}"
+        return decide_overtaken(self.rule, standing, Evidence(record.tokens_added, mean), said)
+
+    def _over_budget(self, sample: Sample) -> str | None:
+        if sample.outcome is not Outcome.OK:
+            return None
+        used, budget = self.bench.used_s(sample), self.contract.run.budget_s
+        taken = [each.sample for each in self.view.experiments[0].taken]
+        baseline = [each for each in taken if each.outcome is Outcome.OK]
+        extra = max((self.bench.used_s(each) - budget for each in baseline), default=0.0)
+        allowed = budget * 1.1 + max(0.0, extra)
+        if used <= allowed:
+            return None
+        answer_s = sample.answer_cpu_s
+        part = f", {answer_s:.3g} s in its answer" if answer_s > 0 else ""
+        beyond = f" and the {extra:.2g} s that the baseline took beyond it" if extra > 0 else ""
+        return (
+            f"used {used:.3g} s of {allowed:.3g} s{part}; allowed are the budget of {budget:g} s,"
+            f" a tenth more{beyond}"
+        )
+
+    async def _take(self, step: MoreSamples | CheckGuards, record: Experiment) -> None:
+        """Do what a decision asks for: one sample, or the guards.
+
+        Raises:
+            StopAsyncIteration: a person wants the run to end first.
+        """
+        await self._hold()
+        k, number = record.attempts, record.number
+        if isinstance(step, CheckGuards):
+            least = self.view.experiments[0].guard_counts
+            report = await self.bench.guard(record.commit, number, max(0, k - 1), least)
+            failpoint("guards.ran")
+            if number == 0 and not report.passed:
+                raise UserError(
+                    f"the baseline fails its guard: {report.reason}",
+                    fix=f"read {self.bench.places.sample(number, max(0, k - 1))}/guard-*.log, mend"
+                    " the guard or the code, commit, and begin with autoresearch run --new; to have"
+                    " an agent make it pass, leave [metric] out: autoresearch init --until-pass",
+                )
+            self.run.append(
+                "guarded", number, passed=report.passed, reason=report.reason,
+                counts=list[Json](report.counts),
+            )  # fmt: skip
+            return
+        if not self.bench.holds(record.lease):
+            role, commit = self._role(step, record)
+            seed, lease = self._next_seed(record, role), secrets.token_hex(8)
+            self.run.record_attempt(number, k, role, seed, commit, lease)
+        await self._finish(record)
+
+    async def _finish(self, record: Experiment) -> None:
+        """Take the sample that was announced; perhaps an engine that was killed began it."""
+        announced: Any = record.in_flight
+        number, k, role = record.number, announced["k"], Role(announced["role"])
+        seed, commit, lease = announced["seed"], announced["commit"], announced["lease"]
+        try:
+            watching = self.watch.over(role, seed)
+            measured = await self.bench.measure(
+                commit, number, k, seed, known=self.view.known, watching=watching, lease=lease,
+                hardware=self._comparable(record) or "",
+            )  # fmt: skip
+            sample = self._unless_void(measured, record)
+        except UnansweredError:
+            raise  # its job may be running: the next turn asks again
+        except ExecutorError as error:
+            self.bench.clear()
+            self.run.require_room()
+            void = Sample(commit, seed, Outcome.VOID, reason=error.message)
+            self.run.record_sample(number, k, role, void, 0)
+            raise
+        if sample.outcome is Outcome.CRASH:
+            self.run.require_room()  # a crash on a full disk says nothing about the candidate
+        failpoint("sample.taken")
+        self.run.record_sample(number, k, role, sample, self.contract.run.gpus)
+        self.bench.forget(lease)
+
+    def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
+        if record.kind is Kind.BASELINE:
+            return Role.BASELINE, record.commit
+        if step.of == "incumbent":
+            assert self.view.incumbent is not None
+            return Role.INCUMBENT, self.view.incumbent.commit
+        return (Role.FRESH if record.values(Role.SCREEN) else Role.SCREEN), record.commit
+
+    def _comparable(self, record: Experiment) -> str | None:
+        """The hardware whose values an experiment is compared with; None where it is no matter."""
+        return None if self.contract.suite is not None else record.hardware
+
+    def _unless_void(self, sample: Sample, record: Experiment) -> Sample:
+        others = self._comparable(record) or sample.hardware
+        if sample.hardware != others and sample.outcome in (Outcome.OK, Outcome.TIMEOUT):
+            reason = f"taken on {sample.hardware}, the others of this experiment on {others}"
+            return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
+        return unless_void(sample, self.contract.run, self.view.shares, exact=self.view.noise.exact)
+
+    def _next_seed(self, record: Experiment, role: Role) -> int:
+        """The next sample's seed; the same again after one that was void or cut short.
+
+        Otherwise who can make a sample void could choose between seeds. Candidate and incumbent
+        have seeds of their own: an experiment that is repeated may take them in another order.
+        """
+        incumbent = role is Role.INCUMBENT
+        told = sum(
+            each.sample.outcome is not Outcome.VOID and (each.role is Role.INCUMBENT) is incumbent
+            for each in record.taken
+        )
+        number = record.number if record.repeats is None else record.repeats
+        return self.view.seed_of(number, FIRST_OF_INCUMBENT - told if incumbent else told)
+
+    # Pauses
+
+    def _disk_full(self) -> str:
+        """What to say where a failure is the full disk's; empty where there is room."""
+        try:
+            self.run.reserve.require()
+        except DiskFullError as full:
+            return full.message
+        return ""
+
+    async def _agent_failed(self, error: AgentError) -> None:
+        """Journal what the failure cost, and wait as long as its kind asks for.
+
+        Raises:
+            UserError: only a person can put it right.
+        """
+        mine = self.mine
+        with contextlib.suppress(DiskFullError):
+            self.run.append(
+                "agent_failed", mine.number if mine else None, failure=error.failure.value,
+                message=clean(error.message, REASON_LENGTH), tokens=error.tokens,
+                cost_usd=error.cost_usd,
+            )  # fmt: skip
+        if error.failure is AgentFailure.AUTH:
+            raise UserError(error.message, fix=error.fix) from error
+        await self._pause(error.message, agent_wait_s(error, self._failures))
+
+    async def _pause(self, reason: str, wait_s: float) -> None:
+        """Wait visibly; a request to stop ends the wait."""
+        left_h = limits.left(self.view, self.contract, "hours", self.run.active_s)
+        if left_h is not None:
+            wait_s = min(wait_s, 3600 * left_h)
+        # Somebody may have taken even the reserve: then we wait without a word in the journal.
+        with contextlib.suppress(DiskFullError):
+            said = clean(reason, REASON_LENGTH)
+            self.run.append("paused", reason=said, wait_s=wait_s, worker=self.number)
+        await self.people.wait(wait_s)
+
+    async def _hold(self) -> None:
+        """Wait visibly as long as a person wants the run paused.
+
+        Raises:
+            StopAsyncIteration: a person wants it to end.
+        """
+        if self.people.stopping.is_set():
+            raise StopAsyncIteration
+        if self.view.pause_requested:
+            self.run.append("paused", reason=BY_REQUEST, wait_s=None, worker=self.number)
+            await self.people.until_resumed()
+            self.run.append("resumed", worker=self.number)
+
+
+def back_off_s(failures: int) -> float:
+    """How long to wait after so many failures in a row, in seconds."""
+    return min(LONGEST_BACK_OFF_S, BACK_OFF_S * 2.0 ** min(failures - 1, 20))
+
+
+def agent_wait_s(error: AgentError, failures: int) -> float:
+    """How long to leave an agent alone, in seconds: as it asks, else by the kind of its failure."""
+    if error.retry_after_s is not None:
+        return min(LONGEST_RETRY_AFTER_S, max(BACK_OFF_S, error.retry_after_s))
+    first_s = FIRST_WAIT_S.get(error.failure, BACK_OFF_S)
+    return min(LONGEST_BACK_OFF_S, first_s * back_off_s(failures))
+
+
+def _named(experiment: Experiment) -> str:
+    """An experiment by its number, value and status."""
+    assert experiment.decision is not None
+    made = experiment.decision
+    value = "" if made.value is None else f"{made.value:.6g}, "
+    return f"#{experiment.number} ({value}{made.status.value})"
+
+
+def _mean(record: Experiment) -> float | None:
+    values = [sample.value for sample in record.own if sample.value is not None]
+    return sum(values) / len(values) if values else None
