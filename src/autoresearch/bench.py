@@ -194,6 +194,7 @@ class Bench:
     ) -> None:
         sandbox.require_loopback(contract.metric.loopback)
         self.contract = contract
+        self.slot = slot
         _require_sendable(contract, sandbox, executor)
         self.places = places if sandbox.remaps else places.apart()
         if self.places.work is not None:
@@ -203,7 +204,6 @@ class Bench:
         self.executor = executor
         self.here = here if here is not None and executor.detached else executor
         self.sealed = sealed
-        self.slot = slot
         self.scope = Scope(contract.task)
         self._kept = self.places.attempts if executor.detached else None
         self._empty = (self._kept or self.places.scratch) / "empty"
