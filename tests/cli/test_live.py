@@ -79,7 +79,8 @@ class Story:
         return number
 
     def attempt(self, role: Role) -> tuple[int, int, str]:
-        experiment = self.view.experiments[self.view.next_number]
+        experiment = self.view.unfinished
+        assert experiment is not None
         k, commit = experiment.attempts, experiment.commit
         self.tell("attempt", experiment.number, k=k, role=role.value, seed=k, commit=commit)
         return experiment.number, k, commit
@@ -92,7 +93,8 @@ class Story:
 
     def decide(self, decision: Decision) -> None:
         body: dict[str, Json] = asdict(decision) | {"status": decision.status.value}
-        self.tell("decided", self.view.next_number, decision=body)
+        assert self.view.unfinished is not None
+        self.tell("decided", self.view.unfinished.number, decision=body)
 
     def baseline(self, value: float, half: float = 0.01) -> None:
         self.tell("engine_started", level="namespaces")

@@ -146,7 +146,7 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
         case "paused":
             wait_s = event.body["wait_s"]
             again = "" if wait_s is None else f"; trying again in {wait_s:g} s"
-            who = f"worker {event.body['worker']} " if view.workers > 1 else ""
+            who = f"worker {event.body.get('worker', 0)} " if view.workers > 1 else ""
             return f"{who}paused: {clean(str(event.body['reason']), 120)}{again}"
         case "resume_requested":
             return "going on"
