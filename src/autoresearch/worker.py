@@ -394,6 +394,8 @@ class Worker:
     def _repeat(self, record: Experiment, captured: Captured) -> str:
         """Which experiment a candidate repeats, and what came of it; empty where it is new."""
         how, number = "exact repeat of", self.view.fingerprints.get(captured.fingerprint)
+        if number is not None and number == record.combines:
+            return ""  # it is better than the incumbent as it is, which its screen alone has said
         if number is None:
             same = (each for each in self.view.in_flight.values() if each is not record)
             twins = [each for each in same if each.fingerprint == captured.fingerprint]

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +52,7 @@ class World:
 
     rng: random.Random
     clock: FakeClock
+    crowded: bool = False
     met: Counter[str] = field(default_factory=Counter)
     rows: list[str] = field(default_factory=list)
     seeds: dict[tuple[int, int], object] = field(default_factory=dict)
@@ -126,6 +127,9 @@ def killed_after(count: int, run: Run, met: Counter[str]) -> Iterator[None]:
 def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
     """One life of an engine: from taking the lock to its end or its death."""
     contract = config.load(task.root / "autoresearch.toml")
+    workers = world.rng.choice([1, 2, 4]) if world.crowded else 1
+    parallel = replace(contract.parallel, workers=workers, oversubscribe=True)
+    contract = replace(contract, parallel=parallel)
     places = Places(task.root / FOLDER / "t", task.root, task.root)
     run = Run(places, "t", clock=world.clock)
 
@@ -137,7 +141,7 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
         if event.kind == "paused" and event.body["wait_s"] is None:
             world.met["paused by a person"] += 1
             drop(task.run_folder, {"kind": "resume"})
-        if len(view.decided) >= decided:
+        if engine is not None and len(view.decided) >= decided:
             engine.request_stop_once()
 
     class Stopping(Engine):
@@ -148,6 +152,7 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
                 self.asked = True
                 self.request_stop("test")
 
+    engine: Stopping | None = None
     run.listeners.append(note)
     if decided and world.happens("pause asked for", 0.1):
         drop(task.run_folder, {"kind": "pause"})
@@ -158,7 +163,8 @@ def live(task: Toy, world: World, decided: int, kill_after: int) -> RunView:
             else:
                 run.begin(contract, git.head(task.root), {})
             engine = Stopping(run, contract, Sandbox(Level.NONE), FakeExecutor(world.program))
-            engine.workers[0].desk.agent = ScriptedAgent(world.edit)
+            for each in engine.workers:
+                each.desk.agent = ScriptedAgent(world.edit)
             run_simulated(world.clock, engine.loop)
         run.release()
     except KilledError:
@@ -188,7 +194,7 @@ def check_ideas(view: RunView, asked: list[str]) -> None:
             case State.FAILED:
                 assert idea.tries == (1 if idea.code else TRIES)
             case State.TAKEN:
-                assert tried[-1] is view.unfinished
+                assert tried[-1].number in view.in_flight
             case _:
                 assert not statuses or len(said_nothing) == 1 or statuses[-1] is Status.VOID
     owners = {n for idea in view.ideas.all for n in idea.experiments}
@@ -203,7 +209,7 @@ def test_a_simulated_run_keeps_every_invariant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     experiments = 4000 if endurance else 200
-    world = World(random.Random(seed), FakeClock())
+    world = World(random.Random(seed), FakeClock(), crowded=seed > 0)
     monkeypatch.setattr("autoresearch.run.secrets.randbits", world.rng.getrandbits)
     folder = Path(tempfile.mkdtemp(prefix="autoresearch-model-", dir=SHM if SHM.is_dir() else None))
     began = time.monotonic()

@@ -109,7 +109,7 @@ def why(experiment: Experiment) -> str:
     """The reason of a decision, where value and status do not say it."""
     decision = experiment.decision
     assert decision is not None
-    judged = decision.status in (Status.KEEP, Status.DISCARD)
+    judged = decision.status in (Status.KEEP, Status.DISCARD) and not decision.combine
     valued = decision.value is not None
     if judged and valued and experiment.guards_passed is not False:
         return ""
