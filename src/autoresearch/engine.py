@@ -93,7 +93,7 @@ class Engine:
     def _has_room(self, worker: Worker) -> bool:
         """Whether a worker may go on: those in flight may be all that a limit leaves."""
         most = self.contract.limits.experiments
-        free = most is None or len(self.view.experiments) - 1 < most
+        free = most is None or self.view.next_number - 1 < most
         return worker.mine is not None or not self.view.decided or free
 
     def _ended(self, ticket: str | None) -> End | None:
