@@ -14,7 +14,7 @@ from . import limits
 from .journal.view import Experiment, RunView
 from .lessons import Lessons, reason
 from .text import block, cell, clean, excerpt, fence
-from .types import Contract, Plan, Status
+from .types import Contract, Kind, Plan, Status
 
 TOKENS = 8000
 KEPT_SHOWN = 12
@@ -62,7 +62,8 @@ def briefing(
     """The task, its rules, where the run stands, what is known, and a request for one change."""
     known.lessons.follow(view.decided)
     task = _until_pass(contract) if contract.suite else _task(contract)
-    head = [*task, *_standing(view, contract), *_answer_and_idea(known, plan)]
+    asked = [*_turn(view, plan), *_answer_and_idea(known, plan)]
+    head = [*task, *_standing(view, contract), *asked]
     request = _request(contract, known)
     room = 4 * tokens - cost("\n".join([*head, *request])) - 1200  # titles and the fence
     shares = {"log": 0.0} | SHARES | {"log": FAILING_SHARE} if contract.suite else SHARES
@@ -216,6 +217,27 @@ def _answer_and_idea(known: Known, plan: Plan) -> list[str]:
     if plan.hypothesis:
         lines += ["", f"Try this idea: {clean(plan.hypothesis, 1000)}"]
     return lines
+
+
+def _turn(view: RunView, plan: Plan) -> list[str]:
+    """Why the strategy asks for this, and what it asks for where that is no usual step."""
+    lines = [f"Why this turn: {clean(plan.reason, 300)}."] if plan.reason else []
+    if view.incumbent is not None and plan.parent != view.incumbent.commit:
+        lines.append(
+            "The files are those of an earlier experiment, not of the best so far:"
+            " what makes them better than the best is taken over into it."
+        )
+    if plan.kind is Kind.EXPLORE:
+        lines.append(
+            "Be bold: change the method or the structure, in a way that was not tried yet, rather"
+            " than a value near by. A large change that may fail is welcome now."
+        )
+    if plan.combines is not None:
+        lines.append(
+            f"Bring what experiment {plan.combines} changed into these files, beside what they"
+            " have."
+        )
+    return ["", *lines] if lines else []
 
 
 def _request(contract: Contract, known: Known) -> list[str]:

@@ -73,7 +73,7 @@ class Desk:
         choice = self.contract.agents[0]
         directory = self.run.places.experiment(record.number)
         directory.mkdir(parents=True, exist_ok=True)
-        plan = Plan(record.parent, record.kind, record.hypothesis)
+        plan = record.plan
         memory = self.memory.write(self.view) if registry.reads(choice.use) else None
         inside = self.seat.inside(directory, folder)
         known = self._known(record, answer, inside, reads=memory is not None)

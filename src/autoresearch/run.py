@@ -149,9 +149,8 @@ class Run:
         self.warnings.append(said)
         for each in list(self.view.in_flight.values()):
             if each.commit and not self.store.has(each.commit):
-                plan = Plan(each.parent, each.kind, each.hypothesis, combines=each.combines)
                 self.open(
-                    each.number, plan, each.agent, worker=each.worker, ticket=each.ticket,
+                    each.number, each.plan, each.agent, worker=each.worker, ticket=each.ticket,
                     repeats=each.repeats, idea=each.idea,
                 )  # fmt: skip
 
@@ -218,6 +217,7 @@ class Run:
             worker=worker,
             repeats=repeats,
             idea=idea,
+            reason=plan.reason,
             combines=plan.combines,
         )
         return self.view.experiments[number]

@@ -318,12 +318,14 @@ class Sample:
 class Plan:
     """What the strategy asks an agent for: an idea of some kind on top of ``parent``.
 
-    ``combines`` is the experiment whose change is to be added to it, where that is all.
+    ``reason`` is one sentence about the choice. ``combines`` is the experiment whose change is to
+    be brought onto ``parent``.
     """
 
     parent: str
     kind: Kind
     hypothesis: str = ""
+    reason: str = ""
     combines: int | None = None
 
 

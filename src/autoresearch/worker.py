@@ -9,11 +9,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import secrets
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import combine, condense, disk, git, limits, registry, verify
+from . import combine, condense, disk, git, limits, registry, strategy, verify
 from .bench import Bench
 from .contention import unless_void
 from .decide import (
@@ -54,6 +55,7 @@ VOIDS = 2
 BASELINE_VOIDS = 12
 # Candidates count their seeds up from 0, the agent has -1.
 FIRST_OF_INCUMBENT = -2
+PLANNING = -1_000_000_000
 BACK_OFF_S = 1.0
 LONGEST_BACK_OFF_S = 600.0
 LONGEST_RETRY_AFTER_S = 6 * 3600.0
@@ -180,19 +182,33 @@ class Worker:
             return mine
         if (void := self._void(mine)) is not None:
             return self._open_void(void, mine)
-        plan, agent, ticket = self._plan(mine), self._agent_name(""), self._next_ticket(mine)
-        if ticket:
-            return self._begin(mine, replace(plan, combines=None), "try", ticket=ticket)
-        if plan.combines is not None:
+        incumbent = self.view.incumbent
+        assert incumbent is not None
+        best = Plan(incumbent.commit, Kind.IMPROVE)  # what a person asks for is tried on the best
+        if ticket := self._next_ticket(mine):
+            return self._begin(mine, best, "try", ticket=ticket)
+        if (won := self._won(mine)) is not None:
+            reason = f"#{won} is promising, and #{incumbent.number} was kept meanwhile"
+            plan = Plan(incumbent.commit, Kind.COMBINE, reason=reason, combines=won)
             return self._begin(mine, plan, ENGINE)
-        again = mine.number if mine else None
         idea = self.view.ideas.next(
-            reads=self._reads, worker=self.number, of=self.bench.slot.of, again=again
-        )
-        if idea is None:
-            return self._begin(mine, plan, agent)
-        agent = "patch" if idea.code else agent
-        return self._begin(mine, replace(plan, hypothesis=idea.text), agent, idea=idea.number)
+            reads=self._reads, worker=self.number, of=self.bench.slot.of,
+            again=mine.number if mine else None,
+        )  # fmt: skip
+        if idea is not None:
+            agent = "patch" if idea.code else self._agent_name("")
+            return self._begin(mine, replace(best, hypothesis=idea.text), agent, idea=idea.number)
+        number = mine.number if mine else self.view.next_number
+        plan = strategy.next_plan(self.view, self.contract, self.view.seed_of(number, PLANNING))
+        plan = plan if self.run.store.has(plan.parent) else best
+        agent = self._agent_name("") if plan.combines is None else ENGINE
+        return self._begin(mine, plan, agent)
+
+    def _won(self, mine: Experiment | None) -> int | None:
+        """An experiment whose gain is to be combined with what was kept since it was begun."""
+        if mine is not None and mine.combines is not None:
+            return mine.combines
+        return next(iter(self.view.to_combine), None)
 
     def _begin(
         self, mine: Experiment | None, plan: Plan, agent: str, *, ticket: str = "",
@@ -202,17 +218,6 @@ class Worker:
         return self.run.open(
             number, plan, agent, worker=self.number, ticket=ticket, repeats=repeats, idea=idea
         )
-
-    def _plan(self, mine: Experiment | None) -> Plan:
-        incumbent = self.view.incumbent
-        assert incumbent is not None
-        won = mine.combines if mine else None
-        if won is None:
-            won = next(iter(self.view.to_combine), None)
-        if won is not None:
-            both = f"#{won} on top of #{incumbent.number}"
-            return Plan(incumbent.commit, Kind.COMBINE, both, combines=won)
-        return Plan(parent=incumbent.commit, kind=Kind.IMPROVE)
 
     def _void(self, mine: Experiment | None) -> Experiment | None:
         """An experiment that was decided void and is to be done once more, by this worker."""
@@ -224,9 +229,8 @@ class Worker:
 
     def _open_void(self, void: Experiment, mine: Experiment | None) -> Experiment:
         """Open a void experiment once more, with the same candidate."""
-        plan = Plan(void.parent, void.kind, void.hypothesis)
         record = self._begin(
-            mine, plan, void.agent, ticket=void.ticket, repeats=void.number, idea=void.idea
+            mine, void.plan, void.agent, ticket=void.ticket, repeats=void.number, idea=void.idea
         )
         self.run.append(
             "proposed", record.number, description=void.description,
@@ -305,9 +309,13 @@ class Worker:
         """
         folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
         problem = ""
-        if record.combines is not None:
-            return self._combine(record, folder)
-        if record.ticket:
+        clash = "" if record.combines is None else self._combine(record, folder)
+        if record.combines is not None and not (clash and self._reads):
+            other = self.view.experiments[record.combines]
+            onto = self._named_commit(record.parent)
+            said = f"{other.description} (#{other.number} on top of {onto})"
+            proposal, problem = Proposal(said, hypothesis=record.hypothesis), clash
+        elif record.ticket:
             ticket = self.view.tickets[record.ticket]
             proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
             problem = self._fill(folder, ticket["files"], ticket.get("patch"))
@@ -326,24 +334,32 @@ class Worker:
         remove(folder)
         return proposal, captured, problem or breach(captured.changes) or ""
 
-    def _combine(self, record: Experiment, folder: Path) -> tuple[Proposal, Captured, str]:
-        """Put the change of another experiment on top of the parent, word by word."""
+    def _combine(self, record: Experiment, folder: Path) -> str:
+        """Put the change of another experiment on top of the parent; says what keeps it out."""
         assert record.combines is not None
-        other = self.view.experiments[record.combines]
-        store, onto = self.run.store, self._named_commit(record.parent)
-        clash = "its code was lost"
-        if store.has(other.commit) and store.has(other.parent):
-            clash = combine.merge(store, other.parent, other.commit, record.parent, folder)
-            if clash and self._wins_alone(other):
-                combine.take(store, other.commit, record.parent, folder, self.workspace.editable)
-                clash = ""
-            elif clash:
-                clash = f"{clash}: #{other.number} and {onto} do not go together"
-        said = f"{other.description} (#{other.number} on top of {onto})"
-        proposal = Proposal(said, hypothesis=record.hypothesis, kind=Kind.COMBINE)
-        captured = self.workspace.capture(record.parent, folder)
-        remove(folder)
-        return proposal, captured, clash or breach(captured.changes) or ""
+        other, store = self.view.experiments[record.combines], self.run.store
+        fork = self._fork(other.commit, record.parent)
+        if not all(store.has(each) for each in (other.commit, fork)):
+            return f"the code of #{other.number} was lost"
+        clash = combine.merge(store, fork, other.commit, record.parent, folder)
+        if clash and self._wins_alone(other):
+            combine.take(store, other.commit, record.parent, folder, self.workspace.editable)
+            return ""
+        onto = self._named_commit(record.parent)
+        return f"{clash}: #{other.number} and {onto} do not go together" if clash else ""
+
+    def _fork(self, one: str, other: str) -> str:
+        """The last commit that two commits of the run have both come from."""
+        before = set(self._line(one))
+        return next((each for each in self._line(other) if each in before), self.view.base)
+
+    def _line(self, commit: str) -> Iterator[str]:
+        """A commit and those that it has come from."""
+        while (number := self.view.numbers.get(commit)) is not None:
+            yield commit
+            if number == 0:
+                return
+            commit = self.view.experiments[number].parent
 
     def _wins_alone(self, other: Experiment) -> bool:
         """Whether an experiment's own value is better than the incumbent's."""

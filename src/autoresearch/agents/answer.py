@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..text import clean
-from ..types import Kind, Proposal
+from ..types import Proposal
 
 DESCRIPTION_LENGTH, HYPOTHESIS_LENGTH, EXPECTED_LENGTH = 120, 1000, 200
 TEXT_LENGTH = 20_000
@@ -39,7 +39,6 @@ def proposal(
         description=clean(description, DESCRIPTION_LENGTH),
         hypothesis=clean(said.get("hypothesis", ""), HYPOTHESIS_LENGTH),
         expected=clean(said.get("expected", ""), EXPECTED_LENGTH),
-        kind=Kind.IMPROVE,
         tokens=tokens,
         cost_usd=cost_usd,
     )

@@ -314,6 +314,7 @@ def _show_json(
     return {
         "version": 1, **row_json(contract, experiment), "samples": samples,
         "hypothesis": experiment.hypothesis or None,
+        "why": experiment.reason or None, "combines": experiment.combines,
         "idea": experiment.idea, "dropped": list[Json](experiment.dropped),
         "diff": patch or None, "log_tail": tail or None,
     }  # fmt: skip
@@ -338,6 +339,7 @@ def _print(
     idea = view.ideas.get(experiment.idea)
     for name, value in (
         ("idea", f"{idea.number}: {idea.text}" if idea else ""),
+        ("why", experiment.reason),
         ("hypothesis", experiment.hypothesis), ("expected", experiment.expected),
         ("commit", experiment.commit), ("parent", experiment.parent), ("agent", experiment.agent),
         ("code", f"{experiment.tokens_added:+d} tokens" if experiment.commit else ""),

@@ -24,6 +24,7 @@ from ..types import (
     Kind,
     Level,
     Outcome,
+    Plan,
     Sample,
     Status,
     Tally,
@@ -85,7 +86,6 @@ class Experiment:
     worker: int = 0
     turn: int = 0
     apart: bool = False
-    combines: int | None = None
     started: str = ""
     hypothesis: str = ""
     description: str = ""
@@ -101,6 +101,8 @@ class Experiment:
     ticket: str = ""
     idea: int | None = None
     repeats: int | None = None
+    reason: str = ""
+    combines: int | None = None
     attempts: int = 0
     in_flight: dict[str, Json] | None = None
     taken: list[Taken] = field(default_factory=list)
@@ -120,6 +122,11 @@ class Experiment:
             and each.sample.value is not None
             and commit in (None, each.sample.commit)
         )
+
+    @property
+    def plan(self) -> Plan:
+        """What the strategy asked for."""
+        return Plan(self.parent, self.kind, self.hypothesis, self.reason, self.combines)
 
     @property
     def own(self) -> list[Sample]:
@@ -407,13 +414,14 @@ class RunView:
             agent=body["agent"],
             worker=body.get("worker", 0),
             apart=incumbent is not None and incumbent.commit != body["parent"],
-            combines=body.get("combines"),
             started=event.at,
             hypothesis=body.get("hypothesis", ""),
             open=body.get("open", False),
             ticket=body.get("ticket", ""),
             idea=body.get("idea"),
             repeats=body.get("repeats"),
+            reason=body.get("reason", ""),
+            combines=body.get("combines"),
         )
         self._give_turn(before, experiment)
         self.experiments[event.experiment] = self.in_flight[event.experiment] = experiment

@@ -1,0 +1,207 @@
+"""What to try next, and from where: one strategy with a width. Pure: equal views give equal plans.
+
+A frontier of one is greedy: everything starts from the incumbent. A wider one also extends other
+lineages, near misses and earlier keeps, chosen by promise, novelty and code size, and exchanges
+gains with them. While nothing is kept it escalates: near misses are combined, briefings get bolder,
+and a lineage restarts from an earlier branch point.
+
+A candidate whose parent is not the incumbent is never kept as it is: where it promises a gain, the
+engine merges it with the incumbent and measures that. How often each move is made was chosen with
+``bench/strategies.py``. What is looked at is bounded, so a plan costs the same in a long run.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .journal.view import Experiment, RunView
+from .lessons import gain_of
+from .types import Contract, Kind, Metric, Plan, Status
+
+WINDOW = 120  # experiments looked back at
+BRANCH_POINTS = 12  # the last keeps, which lineages part from
+PATIENCE = 12  # experiments without a keep before it escalates
+RESTART = 24  # the same before earlier branch points are extended
+EVERY = 4  # while it escalates, one of so many experiments is out of turn
+NEAR = 2.0  # noise widths by which a near miss may be worse than its incumbent
+ASIDE = 0.5  # the part of a wider frontier's experiments that extends other lineages
+EXCHANGE = 0.15  # the part of those that takes over what the incumbent gained
+NOVELTY = 1.0  # typical effects that count for a place which nobody has extended yet
+PRICE = 0.05  # typical effects that ten more syntax tokens count against a place
+
+
+def next_plan(view: RunView, contract: Contract, seed: int) -> Plan:
+    """What to ask for now; all chance in it comes from ``seed``."""
+    rng, lines = random.Random(seed), Lineages.of(view, contract.metric)
+    waited = lines.idle - PATIENCE
+    if waited >= 0 and waited % EVERY == 0:
+        moves = [_combine, _explore, _restart]
+        turn = waited // EVERY % len(moves)
+        for move in (*moves[turn:], *moves[:turn]):
+            if (plan := move(lines, rng)) is not None:
+                return plan
+    others = contract.parallel.frontier - 1
+    aside = _aside(lines, others, rng) if others and rng.random() < ASIDE else None
+    return aside or Plan(lines.incumbent.commit, Kind.IMPROVE)
+
+
+# While nothing is kept
+
+
+def _combine(lines: Lineages, rng: random.Random) -> Plan | None:
+    """The nearest miss that this incumbent does not know, else the two nearest of its own."""
+    best, why = lines.incumbent, lines.since_keep
+    known = {(each.parent, each.combines) for each in lines.recent}
+    known |= {(best.commit, each.combines) for each in lines.kept}
+    own = [each for each in lines.misses if each.parent == best.commit]
+    for miss in lines.misses:
+        if miss.parent != best.commit and (best.commit, miss.number) not in known:
+            reason = f"{why}: what #{miss.number} changed came close, so it is tried on the best"
+            return Plan(best.commit, Kind.COMBINE, reason=reason, combines=miss.number)
+    for i, miss in enumerate(own):
+        for other in own[:i]:
+            if (other.commit, miss.number) not in known:
+                reason = f"{why}: #{other.number} and #{miss.number} came close, so both together"
+                return Plan(other.commit, Kind.COMBINE, reason=reason, combines=miss.number)
+    return None
+
+
+def _explore(lines: Lineages, rng: random.Random) -> Plan:
+    reason = f"{lines.since_keep}: what is near by seems exhausted, so something bolder"
+    return Plan(lines.incumbent.commit, Kind.EXPLORE, reason=reason)
+
+
+def _restart(lines: Lineages, rng: random.Random) -> Plan | None:
+    """Extend the best of what began at an earlier branch point, or begin there."""
+    if lines.idle < RESTART or len(lines.kept) < 2:
+        return None
+    heads = [each for each in lines.heads() if lines.root(each) != lines.incumbent.commit]
+    if not heads:
+        return None
+    head = rng.choice(heads[:3])
+    where = f"#{head.number}, which began at {lines.at(head)}"
+    reason = f"{lines.since_keep}: another way on from {where}"
+    return Plan(head.commit, Kind.EXPLORE, reason=reason)
+
+
+# A wider frontier
+
+
+def _aside(lines: Lineages, width: int, rng: random.Random) -> Plan | None:
+    """Extend one of the best ``width`` other lineages, or bring the incumbent's gains into it."""
+    heads = lines.heads()[:width]
+    if not heads:
+        return None
+    head, best = rng.choice(heads), lines.incumbent
+    if rng.random() < EXCHANGE and lines.root(head) != best.commit:
+        reason = f"#{head.number} is of another lineage and takes over what #{best.number} gained"
+        return Plan(head.commit, Kind.COMBINE, reason=reason, combines=best.number)
+    reason = f"#{head.number} is of another lineage, which began at {lines.at(head)}, and promising"
+    return Plan(head.commit, Kind.IMPROVE, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Lineages:
+    """The last experiments by where they come from.
+
+    A lineage is what descends from one branch point, a kept experiment, without being kept.
+    ``noise`` is one sigma of a sample, ``effect`` the median of what recent candidates changed, at
+    least the noise; both in metric units.
+    """
+
+    metric: Metric
+    incumbent: Experiment
+    idle: int
+    kept: tuple[Experiment, ...]
+    recent: tuple[Experiment, ...]
+    noise: float
+    effect: float
+    of_commit: dict[str, Experiment] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, view: RunView, metric: Metric) -> Lineages:
+        best = view.incumbent
+        assert best is not None and best.decision is not None and best.decision.value is not None
+        recent = tuple(each for each in view.decided[-WINDOW:] if each.commit)
+        kept = tuple(view.kept[-BRANCH_POINTS:])
+        noise, _ = view.noise.sigma(abs(best.decision.value))
+        changes = [abs(gain) for each in recent if (gain := gain_of(each, metric)) is not None]
+        effect = max(noise, statistics.median(changes) if changes else 0.0) or 1.0
+        commits = {each.commit: each for each in (*recent, *kept) if _measured(each)}
+        idle = max(0, len(view.decided) - 1 - best.number)
+        return cls(metric, best, idle, kept, recent, noise, effect, commits)
+
+    @property
+    def since_keep(self) -> str:
+        return f"nothing was kept for {self.idle} experiments"
+
+    @property
+    def misses(self) -> list[Experiment]:
+        """Discards that were about as good as the incumbent of their time, the best first."""
+        found = [
+            (gain, each.number, each)
+            for each in self.of_commit.values()
+            if each.decision is not None
+            and each.decision.status is Status.DISCARD
+            and (gain := gain_of(each, self.metric)) is not None
+            and gain > -NEAR * self.noise
+        ]
+        return [each for *_, each in sorted(found, reverse=True)]
+
+    def root(self, experiment: Experiment) -> str:
+        """The branch point that an experiment descends from; empty where it is out of sight."""
+        kept = {each.commit for each in self.kept}
+        for ancestor in self._line(experiment):
+            if ancestor.commit in kept:
+                return ancestor.commit
+        return ""
+
+    def at(self, experiment: Experiment) -> str:
+        """That branch point in words."""
+        return f"#{self.of_commit[self.root(experiment)].number}"
+
+    def heads(self) -> list[Experiment]:
+        """The best place of every lineage, the best lineage first."""
+        children = Counter(each.parent for each in self.recent)
+        best: dict[str, tuple[float, int, Experiment]] = {}
+        for each in self.of_commit.values():
+            root = self.root(each)
+            if root and each.commit != self.incumbent.commit:
+                scored = self._score(each, children[each.commit]), each.number, each
+                best[root] = max(best.get(root, scored), scored)
+        return [each for *_, each in sorted(best.values(), reverse=True)]
+
+    def _score(self, experiment: Experiment, extended: int) -> float:
+        """Promise, novelty and code size of a place to go on from, in typical effects."""
+        assert experiment.decision is not None and self.incumbent.decision is not None
+        value, best = experiment.decision.value, self.incumbent.decision.value
+        assert value is not None and best is not None
+        promise = self.metric.gain(value, best) / self.effect
+        code = self._code(experiment) - self._code(self.incumbent)
+        return promise + NOVELTY / (1 + extended) - PRICE * code / 10
+
+    def _code(self, experiment: Experiment) -> int:
+        """Syntax tokens that an experiment has more than the oldest ancestor in sight."""
+        return sum(each.tokens_added for each in self._line(experiment))
+
+    def _line(self, experiment: Experiment | None) -> Iterator[Experiment]:
+        """An experiment and its ancestors as far as they are in sight."""
+        for _ in range(WINDOW):
+            if experiment is None:
+                return
+            yield experiment
+            experiment = self.of_commit.get(experiment.parent)
+
+
+def _measured(experiment: Experiment) -> bool:
+    made = experiment.decision
+    return (
+        made is not None
+        and made.status in (Status.KEEP, Status.DISCARD)
+        and made.value is not None
+        and bool(experiment.commit)
+    )

@@ -1,0 +1,239 @@
+"""The strategy: greedy at a width of one, several lineages beyond, bolder while nothing helps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from autoresearch import config
+from autoresearch.journal import Event
+from autoresearch.journal.view import Role, RunView, sample_body
+from autoresearch.strategy import BRANCH_POINTS, EVERY, PATIENCE, RESTART, WINDOW, next_plan
+from autoresearch.types import Contract, Decision, Kind, Outcome, Parallel, Plan, Sample, Status
+
+from .conftest import Toy
+
+CONTRACT = config.parse(
+    '[task]\neditable = ["train.py"]\n[run]\ncommand = "x"\n[metric]\nname = "loss"\n',
+    Path("/task/autoresearch.toml"),
+)
+
+
+def wide(frontier: int) -> Contract:
+    return replace(CONTRACT, parallel=Parallel(frontier=frontier))
+
+
+class Story:
+    """A run in its journal's own words."""
+
+    def __init__(self) -> None:
+        self.view = RunView()
+        self._event("run_started", tag="t", contract={}, base="c0", seed=1, branch="b")
+        self.add(Status.KEEP, 1.0, kind=Kind.BASELINE, role=Role.BASELINE, samples=(0.999, 1.001))
+
+    def _event(self, kind: str, number: int | None = None, /, **body: object) -> None:
+        self.view.apply(Event(self.view.seq + 1, "", kind, number, body))  # type: ignore[arg-type]
+
+    def add(
+        self, status: Status, value: float | None = None, *, parent: str = "", tokens: int = 0,
+        kind: Kind = Kind.IMPROVE, combines: int | None = None, role: Role = Role.FRESH,
+        samples: tuple[float, ...] = (),
+    ) -> str:  # fmt: skip
+        """One more decided experiment, on the incumbent by default; its commit."""
+        number = len(self.view.decided)
+        best = self.view.incumbent
+        parent = parent or (best.commit if best else "c0")
+        commit = f"c{number}"
+        self._event(
+            "opened", number, kind=kind, parent=parent, agent="a", combines=combines, reason="r"
+        )
+        self._event("proposed", number, description="an edit")
+        self._event("sealed", number, commit=commit, tokens_added=tokens, fingerprint=commit)
+        for k, each in enumerate(samples or (() if value is None else (value,))):
+            body = sample_body(Sample(commit, k, Outcome.OK, each))
+            self._event("sample", number, k=k, role=role.value, **body)
+        decided = Decision(status, "said", value)
+        self._event("decided", number, decision=asdict(decided) | {"status": status.value})
+        return commit
+
+    def discards(self, count: int, value: float = 2.0) -> None:
+        for _ in range(count):
+            self.add(Status.DISCARD, value)
+
+    def plans(self, count: int, contract: Contract = CONTRACT) -> list[Plan]:
+        """What is asked for over so many experiments that are all carried out and all fail."""
+        plans = []
+        for _ in range(count):
+            plans.append(plan := self.plan(contract))
+            self.add(
+                Status.DISCARD, 2.0, parent=plan.parent, kind=plan.kind, combines=plan.combines
+            )
+        return plans
+
+    def plan(self, contract: Contract = CONTRACT, seed: int | None = None) -> Plan:
+        return next_plan(self.view, contract, len(self.view.decided) if seed is None else seed)
+
+
+def test_a_frontier_of_one_goes_on_from_the_best() -> None:
+    story = Story()
+    assert story.plan() == Plan("c0", Kind.IMPROVE)
+    story.add(Status.DISCARD, 1.0001)
+    commit = story.add(Status.KEEP, 0.9)
+    story.discards(PATIENCE - 1)
+    assert story.plan() == Plan(commit, Kind.IMPROVE)
+
+
+def test_it_escalates_visibly_while_nothing_is_kept() -> None:
+    story = Story()
+    story.add(Status.DISCARD, 1.001)
+    best = story.add(Status.KEEP, 0.9)
+    story.discards(PATIENCE)
+    plans = story.plans(6 * EVERY)
+    assert [plan for i, plan in enumerate(plans) if i % EVERY] == [Plan(best, Kind.IMPROVE)] * (
+        6 * (EVERY - 1)
+    )
+    out_of_turn = plans[::EVERY]
+    assert out_of_turn[0] == Plan(
+        best, Kind.COMBINE, combines=1,
+        reason=f"nothing was kept for {PATIENCE} experiments: what #1 changed came close, so it is"
+        " tried on the best",
+    )  # fmt: skip
+    assert {plan.kind for plan in out_of_turn} == {Kind.COMBINE, Kind.EXPLORE}
+    assert all(f"nothing was kept for {PATIENCE + EVERY * i} " in plan.reason
+               for i, plan in enumerate(out_of_turn))  # fmt: skip
+    story.add(Status.KEEP, 0.8)
+    assert story.plan().reason == ""
+
+
+def test_it_restarts_from_an_earlier_branch_point() -> None:
+    story = Story()
+    story.add(Status.KEEP, 0.9)
+    best = story.add(Status.KEEP, 0.8)
+    story.discards(RESTART)
+    elsewhere = [plan for plan in story.plans(6 * EVERY) if plan.parent != best]
+    assert elsewhere
+    assert {plan.kind for plan in elsewhere} == {Kind.EXPLORE}
+    assert "another way on from #" in elsewhere[0].reason
+
+
+def test_two_near_misses_of_one_incumbent_are_tried_together_once() -> None:
+    story = Story()
+    first = story.add(Status.DISCARD, 0.999)
+    story.add(Status.DISCARD, 0.9995)
+    story.discards(PATIENCE - 2)
+    plans = [plan for plan in story.plans(40) if plan.kind is Kind.COMBINE]
+    assert (plans[0].parent, plans[0].combines) == (first, 2)
+    assert "#1 and #2 came close" in plans[0].reason
+    assert len({(plan.parent, plan.combines) for plan in plans}) == len(plans)
+
+
+def test_a_wider_frontier_extends_what_is_promising_and_new() -> None:
+    story = Story()
+    story.add(Status.CRASH)
+    bad = story.add(Status.DISCARD, 9.0)
+    close = story.add(Status.DISCARD, 1.01)
+    story.add(Status.DISCARD, 2.0)
+    parents = [story.plan(wide(3), seed).parent for seed in range(60)]
+    assert set(parents) == {"c0", close}
+    assert 15 < parents.count(close) < 45
+    for _ in range(8):
+        story.add(Status.DISCARD, 5.0, parent=close)
+    new = story.add(Status.DISCARD, 1.02)
+    assert {story.plan(wide(3), seed).parent for seed in range(60)} == {"c0", new}
+    assert bad not in parents
+
+
+def test_code_counts_against_a_place() -> None:
+    story = Story()
+    story.add(Status.DISCARD, 1.01, tokens=4000)
+    small = story.add(Status.DISCARD, 1.02)
+    assert {story.plan(wide(2), seed).parent for seed in range(40)} == {"c0", small}
+
+
+def test_lineages_take_over_what_the_best_gained() -> None:
+    story = Story()
+    other = story.add(Status.DISCARD, 1.01)
+    story.add(Status.DISCARD, 1.005, parent=other)
+    best = story.add(Status.KEEP, 0.9)
+    number = story.view.experiments[3].number
+    plans = [story.plan(wide(4), seed) for seed in range(200)]
+    taken = [plan for plan in plans if plan.kind is Kind.COMBINE]
+    assert {plan.combines for plan in taken} == {number}
+    assert best not in {plan.parent for plan in taken}
+    assert all(plan.reason for plan in plans if plan.parent != best)
+
+
+def test_what_is_looked_at_does_not_grow() -> None:
+    story = Story()
+    for _ in range(BRANCH_POINTS + 9):
+        story.add(Status.KEEP, 0.9)
+    story.discards(WINDOW)
+    plan = story.plan(wide(4), 3)
+    for each in story.view.decided[1:10]:
+        each.decision = None  # whoever looked would fail
+    assert story.plan(wide(4), 3) == plan
+
+
+OUTCOMES = st.tuples(
+    st.sampled_from([Status.KEEP, *[Status.DISCARD] * 6, Status.CRASH, Status.REJECTED]),
+    st.floats(0.5, 1.5),
+    st.integers(-50, 200),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(OUTCOMES, max_size=60), st.integers(1, 4), st.integers(0, 2**31))
+def test_any_history_gives_a_plan_that_can_be_carried_out(
+    outcomes: list[tuple[Status, float, int]], frontier: int, seed: int
+) -> None:
+    story, again = Story(), Story()
+    for i, (status, value, tokens) in enumerate(outcomes):
+        for each in (story, again):
+            plan = each.plan(wide(frontier), seed + i)
+            kept = status is Status.KEEP and plan.parent == each.view.incumbent.commit  # type: ignore[union-attr]
+            measured = status not in (Status.CRASH, Status.REJECTED)
+            each.add(
+                status if kept or status is not Status.KEEP else Status.DISCARD,
+                value if measured else None, parent=plan.parent, tokens=tokens,
+                kind=plan.kind, combines=plan.combines,
+            )  # fmt: skip
+    plan = story.plan(wide(frontier), seed)
+    assert plan == again.plan(wide(frontier), seed)
+    made = {each.commit: each for each in story.view.decided}
+    parent, best = made[plan.parent].decision, story.view.incumbent
+    assert parent is not None
+    assert parent.status in (Status.KEEP, Status.DISCARD)
+    assert best is not None
+    assert (plan.reason == "") == (plan == Plan(best.commit, Kind.IMPROVE))
+    if plan.combines is not None:
+        assert plan.kind is Kind.COMBINE
+        assert plan.combines in story.view.experiments
+        assert story.view.experiments[plan.combines].commit != plan.parent
+
+
+AGENT = """\
+#!/bin/sh
+sed -i "s/^LR = .*/LR = $(wc -l < .autoresearch/results.tsv).5/" train.py
+"""
+
+
+def test_the_reason_is_journaled_shown_and_told(toy: Callable[..., Toy]) -> None:
+    task = toy({"agent.sh": AGENT}, limits=f"experiments = {PATIENCE + 1}")
+    task.call("run")
+    number = PATIENCE + 1
+    last = task.experiment(number)
+    assert last.reason.startswith(f"nothing was kept for {PATIENCE} experiments")
+    assert last.kind is Kind.EXPLORE
+    assert task.experiment(number - 1).reason == ""
+    assert f"why         {last.reason}" in task.call("show", str(number)).stdout
+    assert json.loads(task.call("show", str(number), "--json").stdout)["why"] == last.reason
+    folder = task.run_folder / "experiments"
+    told = (folder / str(number) / "briefing.md").read_text()
+    assert f"Why this turn: {last.reason}." in told
+    assert "Be bold" in told
+    assert "Be bold" not in (folder / "1" / "briefing.md").read_text()
