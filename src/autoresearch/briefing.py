@@ -29,7 +29,7 @@ NOTES_SHOWN, IDEAS_SHOWN = 10, 10
 SHARES = {
     "notes": 0.15, "before": 0.1, "others": 0.05, "tried": 0.22, "instructions": 0.35,
     "queue": 0.05, "kept": 0.08, "curves": 0.1, "failures": 0.08, "condensed": 0.12,
-    "lessons": 0.12, "people": 0.12, "misses": 0.1, "open": 0.05, "log": 0.1,
+    "lessons": 0.12, "optimizer": 0.1, "people": 0.12, "misses": 0.1, "open": 0.05, "log": 0.1,
 }  # fmt: skip
 
 
@@ -41,7 +41,8 @@ class Known:
     failed; ``instructions`` and ``people``, a person's lessons, are told as they are, ``condensed``
     are lessons that an agent wrote. ``answer``
     says why the agent's last proposal is not run. ``memory`` and ``proposal`` are paths as the
-    agent sees them. ``number`` is the experiment that is to be proposed.
+    agent sees them. ``number`` is the experiment that is to be proposed. ``optimizer`` says what
+    the constants' optimizer knows.
     """
 
     lessons: Lessons
@@ -54,6 +55,7 @@ class Known:
     memory: str = ""
     proposal: str = ""
     number: int | None = None
+    optimizer: Sequence[str] = ()
 
 
 def briefing(
@@ -75,6 +77,7 @@ def briefing(
         ("before", "The idea to try, before"),
         ("others", "Tried by others at this moment: do something else"),
         ("queue", "Ideas that have a turn of their own later: leave them alone"),
+        ("optimizer", "What the optimizer of the constants knows"),
         ("kept", "Kept, newest first"),
         ("curves", "Learning curves, as the programs printed them"),
         ("failures", "What crashed or ran out of time, and how to avoid it"),
@@ -289,6 +292,7 @@ def _parts(view: RunView, contract: Contract, known: Known) -> dict[str, list[st
             if each.decision is not None
         ],
         "log": log[::-1],  # where it is too long, its end counts
+        "optimizer": [f"- {clean(each, 300)}" for each in known.optimizer],
         "people": known.people.splitlines(),
         "instructions": known.instructions.splitlines(),
     }

@@ -44,6 +44,7 @@ SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
          "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}  # fmt: skip
 WORKERS_MOST = 10_000
 CLIS = ("claude", "codex", "opencode", "gemini", "pi")
+WITHOUT_WORDS = ("search", "replay", "hybrid")  # no coding agents
 SHELL = re.compile(r"&&|\|\||[|<>;`]|\$\(|\$\{?[A-Za-z_]|(?:^|\s)&(?:\s|$)")
 
 
@@ -308,6 +309,10 @@ class CliSection(Section):
     idle: Duration = 600.0
 
 
+class HybridSection(Section):
+    structure: str = Field(min_length=1)
+
+
 class PricesSection(Section):
     input: Annotated[Number, Field(ge=0)]
     output: Annotated[Number, Field(ge=0)]
@@ -325,6 +330,7 @@ class AgentSection(Section):
     briefing_tokens: int = Field(default=8000, ge=2000, le=200_000)
     condense_every: int | None = Field(default=None, ge=1)
     prices: PricesSection | None = None
+    hybrid: HybridSection | None = None
     api: ApiSection | None = None
     claude: CliSection = CliSection()
     codex: CliSection = CliSection()
@@ -333,10 +339,33 @@ class AgentSection(Section):
     pi: CliSection = CliSection()
 
     @model_validator(mode="after")
+    def _hybrid_has_a_coding_agent(self) -> AgentSection:
+        if self.use == "hybrid" and self.hybrid is None:
+            raise _wrong(
+                "hybrid needs a coding agent, which changes the structure:"
+                ' [agent.hybrid] structure = "claude"'
+            )
+        if self.structure in WITHOUT_WORDS:
+            raise _wrong(f"hybrid.structure = {self.structure!r}: must be a coding agent")
+        return self
+
+    @model_validator(mode="after")
     def _api_has_a_model(self) -> AgentSection:
-        if self.use == "api" and self.api is None:
+        if "api" in (self.use, self.structure) and self.api is None:
             raise _wrong('api needs a model: [agent.api] model = "openai:..."')
         return self
+
+    @property
+    def structure(self) -> str:
+        """The coding agent of a hybrid; empty elsewhere."""
+        return self.hybrid.structure if self.use == "hybrid" and self.hybrid else ""
+
+    def own(self, use: str) -> dict[str, Json]:
+        """What the table of the agent of a name says."""
+        if use in ("api", *CLIS):
+            known: dict[str, Json] = getattr(self, use).model_dump(exclude_none=True)
+            return known
+        return dict((self.model_extra or {}).get(use, {}))
 
     @model_validator(mode="after")
     def _only_its_own_table(self) -> AgentSection:
@@ -411,7 +440,7 @@ class ParallelSection(Section):
 
     workers: int | None = Field(default=None, ge=1, le=WORKERS_MOST)
     oversubscribe: bool = False
-    frontier: int = Field(default=1, ge=1, le=1)
+    frontier: int = Field(default=1, ge=1, le=64)
     executor: str = "local"
     slurm: SlurmSection = SlurmSection()
     ray: RaySection = RaySection()
@@ -636,9 +665,10 @@ def _parallel(section: ParallelSection, agents: int) -> types.Parallel:
 
 
 def _agent(section: AgentSection) -> types.AgentChoice:
-    own = (section.model_extra or {}).get(section.use, {})
-    if section.use in ("api", *CLIS):
-        own = getattr(section, section.use).model_dump(exclude_none=True)
+    structure = section.structure
+    own = section.own(section.use)
+    if structure:
+        own = {"structure": structure, structure: section.own(structure)}
     prices = types.Prices(**section.prices.model_dump()) if section.prices else None
     return types.AgentChoice(
         section.use, section.timeout, tuple(section.env), section.network, section.login,
@@ -697,8 +727,6 @@ def _fix(error: Any, place: list[str], key: str) -> str:
         case "too_short":
             return EXAMPLES.get(key, "must not be empty")
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            if key.startswith("parallel.") and error["type"].startswith("less"):
-                return "only 1 is possible yet"
             return str(error["msg"]).replace("Input should be", "must be")
         case "string_pattern_mismatch":
             return "must be a name: letters, digits, _ . / -, beginning with a letter"
@@ -717,13 +745,15 @@ EXAMPLES = {
     "metric.name": 'name = "val_bpb"',
     "guard.command": 'command = "pytest -q"',
     "agent.api.model": 'model = "openai:..."',
+    "agent.hybrid.structure": 'structure = "claude"',
     "agent.prices.input": "in dollars per million tokens",
     "agent.prices.output": "in dollars per million tokens",
 }
 SECTIONS: dict[str, type[BaseModel]] = {
     "": File, "task": TaskSection, "run": RunSection, "metric": MetricSection,
     "guard": GuardSection, "keep": KeepSection, "agent": AgentSection,
-    "agent.api": ApiSection, "agent.prices": PricesSection, "search": SearchSection,
+    "agent.hybrid": HybridSection, "agent.api": ApiSection, "agent.prices": PricesSection,
+    "search": SearchSection,
     "search.space": RangeSection, "limits": LimitsSection, "parallel": ParallelSection,
     **{f"agent.{name}": CliSection for name in CLIS},
     "parallel.slurm": SlurmSection, "parallel.ray": RaySection,

@@ -18,7 +18,7 @@ from . import condense, git, limits, registry
 from .bench import Bench, Places, read_text
 from .briefing import CURVES_SHOWN, Known, briefing
 from .errors import AgentError
-from .journal.view import Experiment, Role
+from .journal.view import Experiment, Role, seconds_between
 from .memory import Memory
 from .ports import Agent
 from .run import FOLDER, Run
@@ -77,6 +77,7 @@ class Desk:
         memory = self.memory.write(self.view) if registry.reads(choice.use) else None
         inside = self.seat.inside(directory, folder)
         known = self._known(record, answer, inside, reads=memory is not None)
+        known = replace(known, optimizer=self._optimizer(record.parent))
         said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
         editable = self.workspace.editable_files(record.parent)
         allowed = self.contract.task.editable
@@ -167,6 +168,14 @@ class Desk:
                 f"{choice.use} did not answer within its timeout", failure=AgentFailure.TIMEOUT
             ) from error
 
+    def _optimizer(self, commit: str) -> list[str]:
+        """What an agent with an optimizer of its own says of that optimizer's state."""
+        state = getattr(self.agent, "state", None)
+        if state is None:
+            return []
+        sources, contract = self._read_sources(commit), self.contract
+        return list(state(sources, self._history(), contract.metric, contract.space))
+
     def _left(self, limit: str) -> float | None:
         return limits.left(self.view, self.contract, limit, self.run.active_s)
 
@@ -220,6 +229,7 @@ class Desk:
             experiment.number, experiment.commit, experiment.parent, experiment.kind,
             decision.status, value, experiment.description,
             lambda: self._read_sources(experiment.commit or experiment.parent),
+            seconds_between(experiment.started, experiment.decided),
         )  # fmt: skip
 
     def _read_sources(self, commit: str) -> dict[str, str]:

@@ -11,7 +11,8 @@ class Agent(Protocol):
     """Something that edits the files of a workspace to try one idea.
 
     One that needs credentials may have a method ``ready(choice)``, called before anything is
-    measured, which raises ``UserError`` where there are none.
+    measured, which raises ``UserError`` where there are none. One that has an optimizer may have
+    ``state(sources, history, metric, space)``: lines about it for the briefing.
     """
 
     async def propose(self, assignment: Assignment) -> Proposal:

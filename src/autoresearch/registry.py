@@ -13,6 +13,7 @@ from .types import AgentChoice, Contract
 
 AGENTS = {
     "search": "autoresearch.agents.search:SearchAgent",
+    "hybrid": "autoresearch.agents.hybrid:HybridAgent",
     "command": "autoresearch.agents.command:CommandAgent",
     "replay": "autoresearch.agents.replay:ReplayAgent",
     "api": "autoresearch.agents.api:ApiAgent",

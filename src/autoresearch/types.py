@@ -375,6 +375,7 @@ class Past:
     """One decided experiment as agents see it; ``sources`` reads its editable files on demand.
 
     ``value`` is what its row shows; of one that was ended early what its curve foretold.
+    ``seconds`` went by from the plan to the decision.
     """
 
     number: int
@@ -385,6 +386,7 @@ class Past:
     value: float | None
     description: str
     sources: Callable[[], Mapping[str, str]]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .surrogate import Surrogate, Vector
 MOST_AT_ONCE = 4  # constants changed together
 ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
 OPENING = 2.0  # natural steps of all learning rates together in the first experiments
+BOLD = 2.5  # natural steps of a move that is asked to be bold
 CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
 
 
@@ -91,14 +92,25 @@ class Landscape:
             len(trials) - len(kept) < 2,
         )  # fmt: skip
 
-    def propose(self, rng: random.Random) -> tuple[Value, ...] | None:
-        """The values to try next: the most promising untried move, None if there is none."""
-        for move in self._openings():
+    @property
+    def radius(self) -> float:
+        """How far a move goes, in natural steps: finer the longer nothing is kept."""
+        return max(0.35, 1.2 * 0.93**self.idle)
+
+    def propose(
+        self, rng: random.Random, *, among: Sequence[int] = (), bold: bool = False
+    ) -> tuple[Value, ...] | None:
+        """The values to try next: the most promising untried move, None if there is none.
+
+        ``among`` are the dimensions to move, all of them by default; ``bold`` asks for a far move.
+        """
+        for move in () if among or bold else self._openings():
             if (values := self._values(self._after(move))) not in self.tried:
                 return values
         model = Surrogate(self.dimensions, self.start, self.rows, self.worse, self.crashed)
         scored: list[tuple[float, Vector]] = []
-        for move in self._moves(rng):
+        axes, radius = among or range(len(self.start)), BOLD if bold else self.radius
+        for move in self._moves(rng, axes, radius):
             self._consider(model, move, scored)
         scored.sort(key=lambda each: -each[0])
         for move in self._combined(scored, rng):
@@ -136,26 +148,22 @@ class Landscape:
             )
         )
 
-    def _moves(self, rng: random.Random) -> Iterator[Vector]:
+    def _moves(self, rng: random.Random, axes: Sequence[int], radius: float) -> Iterator[Vector]:
         """Single steps both ways, the last success repeated and enlarged, and random mixtures."""
-        count = len(self.dimensions)
-        # In natural steps: finer the longer nothing is kept, wide again after a keep.
-        radius = max(0.35, 1.2 * 0.93**self.idle)
-        for i in range(count):
+        for i in axes:
             for sign in (1, -1):
-                move = [0.0] * count
+                move = [0.0] * len(self.start)
                 move[i] = self._step(i, sign * radius * rng.choice((0.7, 1.0, 1.6)), rng)
                 yield tuple(move)
-        if any(self.momentum):
+        if any(self.momentum) and len(axes) == len(self.start):
             for factor in (0.5, 1.0, 2.0):
                 yield tuple(factor * each for each in self.momentum)
         for _ in range(16):
-            yield self._mixture(rng, radius)
+            yield self._mixture(rng, axes, radius)
 
-    def _mixture(self, rng: random.Random, radius: float) -> Vector:
-        count = len(self.dimensions)
-        move = [0.0] * count
-        for i in rng.sample(range(count), min(count, rng.randint(2, MOST_AT_ONCE))):
+    def _mixture(self, rng: random.Random, axes: Sequence[int], radius: float) -> Vector:
+        move = [0.0] * len(self.start)
+        for i in rng.sample(axes, min(len(axes), rng.randint(2, MOST_AT_ONCE))):
             move[i] = self._step(i, radius * rng.gauss(0, 1), rng)
         return tuple(move)
 
@@ -194,7 +202,7 @@ class Landscape:
     def _anything(self, rng: random.Random) -> tuple[Value, ...] | None:
         """Any untried values near by: for small spaces that are nearly exhausted."""
         for attempt in range(400):
-            move = self._mixture(rng, 1 + attempt / 40)
+            move = self._mixture(rng, range(len(self.start)), 1 + attempt / 40)
             values = self._values(self._after(move))
             if values not in self.tried:
                 return values

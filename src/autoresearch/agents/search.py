@@ -10,7 +10,7 @@ parsed sources by commit, a cache.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -32,20 +32,22 @@ class SearchAgent:
     def __init__(self, options: Mapping[str, Json] | None = None) -> None:
         self._parsed: dict[str, Parsed] = {}
 
-    async def propose(self, assignment: Assignment) -> Proposal:
+    async def propose(self, assignment: Assignment, among: Collection[Key] = ()) -> Proposal:
         """Edit a few constants in the workspace, or remove some code; exhausted when all is tried.
+
+        ``among`` are the constants to vary, all that it finds by default.
 
         Raises:
             UserError: there never was anything to vary, or the contract names an unknown constant.
         """
-        files = _files(assignment.workspace, assignment.editable)
+        files = read_files(assignment.workspace, assignment.editable)
         others = _others(assignment.workspace, assignment.editable)
         here = Parsed.of({path: text for path, (text, _) in files.items()})
-        trials = self._trials(assignment.history)
-        dimensions = _dimensions(here, trials, assignment, others)
+        trials = self.trials(assignment.history)
+        dimensions = dimensions_of(here, trials, assignment.space, assignment.editable, others)
         rng = random.Random(f"{assignment.seed}/{assignment.number}")
         simpler = None
-        if not dimensions or time_to_simplify(assignment):
+        if not dimensions or (not among and time_to_simplify(assignment)):
             simpler = next(simplifications(here, assignment, others, rng), None)
         if simpler is not None:
             _write(assignment.workspace, files, {simpler.path: simpler.source})
@@ -60,12 +62,15 @@ class SearchAgent:
             )
         moved = None
         if dimensions:
-            moved = Landscape.of(here, dimensions, trials, assignment.metric).propose(rng)
+            landscape = Landscape.of(here, dimensions, trials, assignment.metric)
+            wanted = [i for i, key in enumerate(dimensions) if key in among]
+            bold = assignment.plan.kind is Kind.EXPLORE
+            moved = landscape.propose(rng, among=wanted, bold=bold)
         if moved is None:
             return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
         return _tune(assignment.workspace, files, here, dimensions, moved)
 
-    def _trials(self, history: Sequence[Past]) -> list[Trial]:
+    def trials(self, history: Sequence[Past]) -> list[Trial]:
         """Past experiments with their constants; sources are read and parsed once a commit."""
         if len(self._parsed) > CACHED:
             self._parsed.clear()
@@ -79,7 +84,7 @@ class SearchAgent:
         return trials
 
 
-def _files(workspace: Path, editable: Sequence[str]) -> dict[str, tuple[str, str]]:
+def read_files(workspace: Path, editable: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Text and encoding of the editable files that can be written back unharmed."""
     found = {}
     for path in editable:
@@ -117,18 +122,21 @@ def _some(names: Iterable[str]) -> str:
 # What may vary
 
 
-def _dimensions(
+def dimensions_of(
     here: Parsed,
     trials: Sequence[Trial],
-    assignment: Assignment,
-    others: str,
+    space: Mapping[str, Range],
+    editable: Sequence[str],
+    others: str = "",
 ) -> dict[Key, Dimension]:
-    """The scale of every constant to vary, guessed from the baseline so that it stays put."""
-    first: Mapping[Key, Constant] = trials[0].parsed.constants if trials else {}
-    _check_space(assignment.space, (*here.constants, *first), here, assignment.editable)
+    """The scale of every constant to vary, guessed from where it began so that it stays put."""
+    first: dict[Key, Constant] = {}
+    for trial in reversed(trials):
+        first.update(trial.parsed.constants)  # as it was when it first was there
+    _check_space(space, (*here.constants, *first), here, editable)
     found = {}
     for key, constant in here.constants.items():
-        told = assignment.space.get(here.names[key], assignment.space.get(constant.name))
+        told = space.get(here.names[key], space.get(constant.name))
         if told is None and mentions(constant.name, here, others) < 2:
             continue
         origin = first.get(key, constant)
