@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from autoresearch import config
 from autoresearch.journal import Event
 from autoresearch.journal.view import Role, RunView, sample_body
-from autoresearch.strategy import BRANCH_POINTS, EVERY, PATIENCE, RESTART, WINDOW, next_plan
+from autoresearch.strategy import (
+    BRANCH_POINTS,
+    EVERY,
+    PATIENCE,
+    RESTART,
+    WINDOW,
+    next_plan,
+    parting,
+)
 from autoresearch.types import Contract, Decision, Kind, Outcome, Parallel, Plan, Sample, Status
 
 from .conftest import Toy
@@ -45,7 +53,7 @@ class Story:
         samples: tuple[float, ...] = (),
     ) -> str:  # fmt: skip
         """One more decided experiment, on the incumbent by default; its commit."""
-        number = len(self.view.decided)
+        number = self.view.next_number
         best = self.view.incumbent
         parent = parent or (best.commit if best else "c0")
         commit = f"c{number}"
@@ -76,7 +84,8 @@ class Story:
         return plans
 
     def plan(self, contract: Contract = CONTRACT, seed: int | None = None) -> Plan:
-        return next_plan(self.view, contract, len(self.view.decided) if seed is None else seed)
+        number = self.view.next_number
+        return next_plan(self.view, contract, number, number if seed is None else seed)
 
 
 def test_a_frontier_of_one_goes_on_from_the_best() -> None:
@@ -103,7 +112,7 @@ def test_it_escalates_visibly_while_nothing_is_kept() -> None:
         reason=f"nothing was kept for {PATIENCE} experiments: what #1 changed came close, so it is"
         " tried on the best",
     )  # fmt: skip
-    assert {plan.kind for plan in out_of_turn} == {Kind.COMBINE, Kind.EXPLORE}
+    assert {plan.kind for plan in out_of_turn} == {Kind.COMBINE, Kind.EXPLORE, Kind.IMPROVE}
     assert all(f"nothing was kept for {PATIENCE + EVERY * i} " in plan.reason
                for i, plan in enumerate(out_of_turn))  # fmt: skip
     story.add(Status.KEEP, 0.8)
@@ -117,8 +126,9 @@ def test_it_restarts_from_an_earlier_branch_point() -> None:
     story.discards(RESTART)
     elsewhere = [plan for plan in story.plans(6 * EVERY) if plan.parent != best]
     assert elsewhere
-    assert {plan.kind for plan in elsewhere} == {Kind.EXPLORE}
-    assert "another way on from #" in elsewhere[0].reason
+    assert Kind.IMPROVE in {plan.kind for plan in elsewhere}
+    assert any("another way on from #" in plan.reason for plan in elsewhere)
+    assert all(plan.reason for plan in elsewhere)
 
 
 def test_two_near_misses_of_one_incumbent_are_tried_together_once() -> None:
@@ -130,6 +140,34 @@ def test_two_near_misses_of_one_incumbent_are_tried_together_once() -> None:
     assert (plans[0].parent, plans[0].combines) == (first, 2)
     assert "#1 and #2 came close" in plans[0].reason
     assert len({(plan.parent, plan.combines) for plan in plans}) == len(plans)
+
+
+def test_what_did_not_go_together_is_not_asked_for_again() -> None:
+    story = Story()
+    story.add(Status.DISCARD, 1.001)
+    best = story.add(Status.KEEP, 0.9)
+    story.discards(PATIENCE)
+    assert story.plan().combines == 1
+    story.add(Status.REJECTED, parent=best, kind=Kind.COMBINE, combines=1)
+    assert all(plan.combines != 1 for plan in story.plans(40))
+
+
+def test_workers_at_one_time_do_not_all_leave_their_turn() -> None:
+    story = Story()
+    story.discards(PATIENCE)
+    plans = [next_plan(story.view, CONTRACT, story.view.next_number + i, 0) for i in range(EVERY)]
+    assert [bool(plan.reason) for plan in plans] == [True] + [False] * (EVERY - 1)
+
+
+def test_a_merge_takes_all_of_a_lineage() -> None:
+    story = Story()
+    first = story.add(Status.DISCARD, 1.01)
+    story.add(Status.KEEP, 0.9)
+    second = story.add(Status.DISCARD, 0.95, parent=first)
+    best = story.add(Status.KEEP, 0.8)
+    assert parting(story.view, second, best) == "c0"
+    assert parting(story.view, best, second) == "c0"
+    assert parting(story.view, story.add(Status.DISCARD, 0.9), best) == best
 
 
 def test_a_wider_frontier_extends_what_is_promising_and_new() -> None:
@@ -237,3 +275,43 @@ def test_the_reason_is_journaled_shown_and_told(toy: Callable[..., Toy]) -> None
     assert f"Why this turn: {last.reason}." in told
     assert "Be bold" in told
     assert "Be bold" not in (folder / "1" / "briefing.md").read_text()
+
+
+WALKER = """\
+#!/bin/sh
+n=$(wc -l < .autoresearch/results.tsv)
+case $((n % 2)) in
+0) sed -i "s/^A = .*/A = $n.25/" train.py ;;
+1) sed -i "s/^B = .*/B = $n.25/" train.py ;;
+esac
+"""
+WALKED = """\
+import os
+import random
+
+A = 1.0
+
+B = 1.0
+noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.5)
+print("loss:", 10 - 0.001 * (A + B) + noise)
+"""
+
+
+def test_a_run_with_a_wider_frontier(toy: Callable[..., Toy]) -> None:
+    """Little is told from noise here, so that other lineages promise as much as the incumbent."""
+    task = toy(
+        {"agent.sh": WALKER, "train.py": WALKED},
+        limits="experiments = 14", parallel="frontier = 3",
+    )  # fmt: skip
+    task.call("run")
+    view = task.view()
+    aside = [each for each in view.decided if each.apart]
+    assert aside
+    assert all("another lineage" in each.reason for each in aside)
+    assert all(each.decision and each.decision.status is not Status.KEEP for each in aside)
+    assert {each.parent for each in aside} <= view.numbers.keys()
+    asked = [each.number for each in aside if each.combines is None]
+    folders = [task.run_folder / "experiments" / str(number) for number in asked]
+    told = [(folder / "briefing.md").read_text() for folder in folders]
+    assert told
+    assert all("not of the best so far" in text for text in told)

@@ -34,9 +34,9 @@ NOVELTY = 1.0  # typical effects that count for a place which nobody has extende
 PRICE = 0.05  # typical effects that ten more syntax tokens count against a place
 
 
-def next_plan(view: RunView, contract: Contract, seed: int) -> Plan:
-    """What to ask for now; all chance in it comes from ``seed``."""
-    rng, lines = random.Random(seed), Lineages.of(view, contract.metric)
+def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan:
+    """What experiment ``number`` is to try; all chance in it comes from ``seed``."""
+    rng, lines = random.Random(seed), Lineages.of(view, contract.metric, number)
     waited = lines.idle - PATIENCE
     if waited >= 0 and waited % EVERY == 0:
         moves = [_combine, _explore, _restart]
@@ -49,22 +49,40 @@ def next_plan(view: RunView, contract: Contract, seed: int) -> Plan:
     return aside or Plan(lines.incumbent.commit, Kind.IMPROVE)
 
 
+def parting(view: RunView, commit: str, other: str) -> str:
+    """Where the ways to two commits part: what to take for the base of their merge."""
+    on_the_way = set(_ancestry(view, other))
+    return next(each for each in _ancestry(view, commit) if each in on_the_way)
+
+
+def _ancestry(view: RunView, commit: str) -> Iterator[str]:
+    """A commit and its ancestors, as far as the run's base."""
+    while True:
+        yield commit
+        number = view.numbers.get(commit, 0)
+        if number == 0:
+            yield view.base
+            return
+        commit = view.experiments[number].parent
+
+
 # While nothing is kept
 
 
 def _combine(lines: Lineages, rng: random.Random) -> Plan | None:
     """The nearest miss that this incumbent does not know, else the two nearest of its own."""
     best, why = lines.incumbent, lines.since_keep
-    known = {(each.parent, each.combines) for each in lines.recent}
-    known |= {(best.commit, each.combines) for each in lines.kept}
+    in_it = {each.combines for each in lines.kept}
     own = [each for each in lines.misses if each.parent == best.commit]
     for miss in lines.misses:
-        if miss.parent != best.commit and (best.commit, miss.number) not in known:
+        if miss.parent == best.commit or miss.number in in_it:
+            continue
+        if (best.commit, miss.number) not in lines.combined:
             reason = f"{why}: what #{miss.number} changed came close, so it is tried on the best"
             return Plan(best.commit, Kind.COMBINE, reason=reason, combines=miss.number)
     for i, miss in enumerate(own):
         for other in own[:i]:
-            if (other.commit, miss.number) not in known:
+            if (other.commit, miss.number) not in lines.combined:
                 reason = f"{why}: #{other.number} and #{miss.number} came close, so both together"
                 return Plan(other.commit, Kind.COMBINE, reason=reason, combines=miss.number)
     return None
@@ -85,7 +103,7 @@ def _restart(lines: Lineages, rng: random.Random) -> Plan | None:
     head = rng.choice(heads[:3])
     where = f"#{head.number}, which began at {lines.at(head)}"
     reason = f"{lines.since_keep}: another way on from {where}"
-    return Plan(head.commit, Kind.EXPLORE, reason=reason)
+    return Plan(head.commit, Kind.IMPROVE, reason=reason)
 
 
 # A wider frontier
@@ -118,12 +136,13 @@ class Lineages:
     idle: int
     kept: tuple[Experiment, ...]
     recent: tuple[Experiment, ...]
+    combined: frozenset[tuple[str, int]]
     noise: float
     effect: float
     of_commit: dict[str, Experiment] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, view: RunView, metric: Metric) -> Lineages:
+    def of(cls, view: RunView, metric: Metric, number: int) -> Lineages:
         best = view.incumbent
         assert best is not None and best.decision is not None and best.decision.value is not None
         recent = tuple(each for each in view.decided[-WINDOW:] if each.commit)
@@ -132,8 +151,14 @@ class Lineages:
         changes = [abs(gain) for each in recent if (gain := gain_of(each, metric)) is not None]
         effect = max(noise, statistics.median(changes) if changes else 0.0) or 1.0
         commits = {each.commit: each for each in (*recent, *kept) if _measured(each)}
-        idle = max(0, len(view.decided) - 1 - best.number)
-        return cls(metric, best, idle, kept, recent, noise, effect, commits)
+        # By numbers, so that workers that plan at one time do not all do the same out of turn.
+        idle = max(0, number - 1 - best.number)
+        combined = frozenset(
+            (each.parent, each.combines)
+            for each in (*view.decided[-WINDOW:], *view.in_flight.values())
+            if each.combines is not None
+        )
+        return cls(metric, best, idle, kept, recent, combined, noise, effect, commits)
 
     @property
     def since_keep(self) -> str:
