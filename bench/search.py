@@ -123,7 +123,7 @@ class Sampler:
     seed: int
 
     def __post_init__(self) -> None:
-        start = {axis.name: _inner(axis) for axis in self.task.axes}
+        start = {axis.name: inner(axis) for axis in self.task.axes}
         numeric = {axis.name: start[axis.name] for axis in self.task.axes if axis.scale != "choice"}
         samplers: dict[str, optuna.samplers.BaseSampler] = {
             "tpe": optuna.samplers.TPESampler(seed=self.seed),
@@ -159,7 +159,7 @@ class Sampler:
         return self.trial.suggest_float(name, low, high, log=axis.scale == "log")
 
 
-def _inner(axis: Axis) -> Value:
+def inner(axis: Axis) -> Value:
     return int(math.log2(float(axis.start))) if axis.scale == "pow2" else axis.start
 
 

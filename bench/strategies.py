@@ -40,14 +40,15 @@ from landscapes import Task, Value, write
 from referee import Referee
 from structures import Coder, Structured
 
-from autoresearch import config, decide, strategy
+from autoresearch import config, strategy
 from autoresearch.agents.hybrid import HybridAgent
 from autoresearch.agents.search import SearchAgent
+from autoresearch.decide import Evidence, decide_overtaken
 from autoresearch.journal import Event
 from autoresearch.journal.view import Role, RunView, sample_body
 from autoresearch.ports import Agent
 from autoresearch.size import tokens_added
-from autoresearch.strategy import next_plan
+from autoresearch.strategy import next_plan, parting
 from autoresearch.types import (
     Assignment,
     Decision,
@@ -90,7 +91,6 @@ class Night:
         self.referee = Referee(lambda text: task.measure(text, next(samples)), task.script)
         self.view = RunView()
         self.texts: dict[str, str] = {}
-        self.waiting: list[int] = []
         self.history: list[Past] = []
         self.seconds: list[float] = []
         self._event("run_started", tag="t", contract={}, base="", seed=seed, branch="b")
@@ -103,12 +103,13 @@ class Night:
         incumbent = self.view.incumbent
         assert incumbent is not None
         plan = Plan(incumbent.commit, Kind.IMPROVE)
-        if self.waiting:
-            number = self.waiting.pop(0)
-            plan = Plan(incumbent.commit, Kind.COMBINE, reason="promising", combines=number)
+        number = self.view.next_number
+        if self.view.to_combine:
+            won = next(iter(self.view.to_combine))
+            plan = Plan(incumbent.commit, Kind.COMBINE, reason="promising", combines=won)
         elif self.escalates:
             began = time.process_time()
-            plan = next_plan(self.view, self.contract, self.view.seed_of(len(self.history), -9))
+            plan = next_plan(self.view, self.contract, number, self.view.seed_of(number, -9))
             self.seconds.append(time.process_time() - began)
         text, kind, said = self._candidate(plan)
         if text is None or text in self.texts.values():
@@ -127,12 +128,11 @@ class Night:
         self.referee.decided += 1
         if value is None:
             return self._record(plan, text, said, Status.CRASH, None, size=size)
-        sigma, _ = self.referee.standing().noise.sigma(abs(value))
-        bar = decide.SCREEN * sigma + decide.SIMPLICITY * sigma * size / 10
-        number = len(self.history)
-        if self.referee.recorded - value > bar:
-            self.waiting.append(number)
-        return self._record(plan, text, said, Status.DISCARD, value, Role.SCREEN, (value,), size)
+        standing, evidence = self.referee.standing(), Evidence(size, value)
+        made = decide_overtaken(self.referee.rule, standing, evidence, "of another parent")
+        return self._record(
+            plan, text, said, made.status, value, Role.SCREEN, (value,), size, made.combine
+        )
 
     def _candidate(self, plan: Plan) -> tuple[str | None, Kind | None, str]:
         if plan.combines is not None:
@@ -149,7 +149,7 @@ class Night:
 
     def _merged(self, other: str, onto: str) -> str | None:
         """The change of a lineage on top of a commit; itself where they conflict."""
-        base = next(each for each in self._line(other) if each in set(self._line(onto)))
+        base = parting(self.view, other, onto)
         texts = []
         for name, commit in (("onto", onto), ("base", base), ("other", other)):
             lines = self.texts[commit].splitlines(keepends=True)
@@ -163,14 +163,6 @@ class Night:
         best = self.view.incumbent
         return self.texts[other] if best is not None and onto == best.commit else None
 
-    def _line(self, commit: str) -> list[str]:
-        """A commit and its ancestors."""
-        found = []
-        while commit:
-            found.append(commit)
-            commit = self.view.experiments[int(commit.partition("-")[0])].parent
-        return found
-
     # The journal
 
     def _event(self, kind: str, number: int | None = None, /, **body: object) -> None:
@@ -179,6 +171,7 @@ class Night:
     def _record(
         self, plan: Plan, text: str, said: str, status: Status, value: float | None,
         role: Role = Role.FRESH, samples: Sequence[float] = (), size: int = 0,
+        combine: bool = False,
     ) -> Status:  # fmt: skip
         number = len(self.history)
         ran = status is not Status.REJECTED
@@ -192,7 +185,7 @@ class Night:
         for k, each in enumerate(samples):
             body = sample_body(Sample(commit, k, Outcome.OK, each))
             self._event("sample", number, k=k, role=role.value, **body)
-        decision = asdict(Decision(status, "", value)) | {"status": status.value}
+        decision = asdict(Decision(status, "", value, combine=combine)) | {"status": status.value}
         self._event("decided", number, decision=decision)
         sources = {"train.py": text}
         self.history.append(
