@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -21,10 +15,9 @@ import pytest
 import autoresearch
 from autoresearch.types import Status
 from tests.conftest import Toy, plain_environment, workload
+from tests.workloads.scoring import LANES, VOCAB, Scorer, code_like, load
 
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
-VOCAB = 512
-LANES = 64
 # What every answerer below begins with: the protocol, and the honest logits of the saved model.
 ANSWERER = """
 import os, sys, time
@@ -66,100 +59,9 @@ def run(change=lambda logits, step: logits):
 HONEST = "run()"
 
 
-def load(name: str, folder: Path = WORKLOAD) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"tinylm_{name}", folder / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(folder))
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(folder))
-    return module
-
-
-def code_like(seed: int, lines: int) -> bytes:
-    """Text with the repetitions of source code."""
-    rng = np.random.default_rng(seed)
-    words = np.random.default_rng(0).integers(97, 123, (300, 7), np.uint8)
-    out = []
-    for number in range(lines):
-        a, b = ("_".join(bytes(words[k]).decode() for k in rng.integers(0, 300, 2)) for _ in "ab")
-        out.append(f"def {a}(self, {b}):\n    return self.{b}[{number % 17}]")
-    return "\n".join(out).encode()
-
-
-class Scorer:
-    """The workload in a small folder: a briefly trained model, and any answerer against it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        shutil.copytree(WORKLOAD, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        prepare = load("prepare")
-        data = folder / "data"
-        data.mkdir()
-        text = code_like(1, 4000)
-        self.merges = prepare.learn_merges(text, VOCAB - 256)
-        self.text = code_like(2, 150)
-        self.tokens = prepare.encode(self.text, self.merges)
-        (data / "train.bin").write_bytes(text)
-        (data / "val.bin").write_bytes(self.text)
-        (data / "test.bin").write_bytes(code_like(3, 150))
-        (data / "merges.json").write_text(json.dumps(self.merges))
-        np.save(data / f"train_{VOCAB}.npy", prepare.encode(text, self.merges))
-        evaluate = folder / "evaluate.py"
-        evaluate.write_text(evaluate.read_text().replace("DEADLINE_S = 90.0", "DEADLINE_S = 2.0"))
-        self.env = {
-            "PATH": os.environ["PATH"],
-            "AUTORESEARCH_OUT": str(folder),
-            "AUTORESEARCH_SEED": "1",
-            "TINYLM_STEPS": "60",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(folder),
-        }
-        self.train()
-
-    def train(self) -> None:
-        subprocess.run([sys.executable, "train.py"], cwd=self.folder, env=self.env, check=True)
-
-    def score(self, answerer: str, **env: str) -> tuple[int, str]:
-        """Exit code and output of the evaluation of an answerer's source."""
-        script = self.folder / "answerer.py"
-        script.write_text(ANSWERER + answerer)
-        ask_read, ask_write = os.pipe()
-        answer_read, answer_write = os.pipe()
-        answering = subprocess.Popen(
-            [sys.executable, str(script)], cwd=self.folder, env=self.env,
-            stdin=ask_read, stdout=answer_write,
-        )  # fmt: skip
-        os.close(ask_read)
-        os.close(answer_write)
-        descriptors = {
-            "AUTORESEARCH_ASK_FD": str(ask_write),
-            "AUTORESEARCH_ANSWER_FD": str(answer_read),
-        }
-        done = subprocess.run(
-            [sys.executable, "evaluate.py"], cwd=self.folder, env=self.env | descriptors | env,
-            pass_fds=(ask_write, answer_read), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        os.close(ask_write)
-        os.close(answer_read)
-        answering.kill()
-        answering.wait()
-        assert "Traceback" not in done.stderr, done.stderr
-        return done.returncode, done.stdout
-
-    def bpb(self, answerer: str, **env: str) -> float:
-        code, said = self.score(answerer, **env)
-        assert code == 0, said
-        found = re.search(r"^val_bpb: (\S+)$", said, re.MULTILINE)
-        assert found is not None
-        return float(found[1])
-
-
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
-    return Scorer(tmp_path_factory.mktemp("tinylm") / "task")
+    return Scorer(tmp_path_factory.mktemp("tinylm") / "task", "tinylm", ANSWERER, deadline_s=2)
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +188,7 @@ def test_answers_given_before_they_are_asked_for_gain_nothing(
 
 
 def test_encoding_keeps_every_byte_at_every_size(scorer: Scorer) -> None:
-    prepare = load("prepare")
+    prepare = load("prepare", WORKLOAD)
     parts: list[bytes] = [bytes([byte]) for byte in range(256)]
     for left, right in scorer.merges:
         parts.append(parts[left] + parts[right])
@@ -299,7 +201,7 @@ def test_encoding_keeps_every_byte_at_every_size(scorer: Scorer) -> None:
 
 
 def test_near_duplicates_of_train_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare = load("prepare")
+    prepare = load("prepare", WORKLOAD)
     monkeypatch.setattr(prepare, "TRAIN_BYTES", 4000)
     monkeypatch.setattr(prepare, "SPLIT_BYTES", 500)
     names = [f"file{number}.py" for number in range(200)]
