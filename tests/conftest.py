@@ -48,6 +48,26 @@ def endurance(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--endurance"))
 
 
+def device_memory_mb() -> float:
+    """Device memory in use on all NVIDIA GPUs together, as the driver tells it.
+
+    Raises:
+        OSError: no driver is installed.
+        subprocess.CalledProcessError: it sees no GPU.
+    """
+    asked = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    return sum(float(line) for line in done.stdout.split())
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        try:
+            device_memory_mb()
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("needs an NVIDIA GPU: nvidia-smi shows none")
+
+
 @dataclass
 class Toy:
     """A task whose loss is (LR - 0.1)^2 plus seeded noise; knobs are files and TOML sections."""
