@@ -18,12 +18,18 @@ from . import task
 from .run import Begin, override, start
 
 EXPERIMENTS = 20
+# What a workload imports, and the extra that brings it.
+NEEDS = {"tinylm": ("demo", ("numpy",)), "tinygpt": ("gpt", ("torch", "numpy"))}
+# Files that a workload has of another one: the same data and scorer, so that scores compare.
+SHARED = {"tinygpt": ("tinylm", ("prepare.py", "evaluate.py", "requirements.txt"))}
 IDENTITY = ("-c", "user.name=autoresearch", "-c", "user.email=autoresearch@localhost")
 
 
 @click.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--workload", type=click.Choice(["tinylm", "latency", "service"]), default="tinylm")
+@click.option(
+    "--workload", type=click.Choice(["tinylm", "tinygpt", "latency", "service"]), default="tinylm"
+)
 @click.option("--experiments", type=click.IntRange(1), default=EXPERIMENTS, show_default=True)
 @click.option("--unconfined", is_flag=True, help="Run edited code with your own rights.")
 def demo(folder: Path | None, workload: str, experiments: int, unconfined: bool) -> None:
@@ -32,8 +38,13 @@ def demo(folder: Path | None, workload: str, experiments: int, unconfined: bool)
     Copies a reference workload into FOLDER (default: a new autoresearch-demo), a git repository
     of its own that you keep, and runs there with the search agent.
     """
-    if workload == "tinylm" and importlib.util.find_spec("numpy") is None:
-        raise UserError("the demo needs NumPy", fix="pip install 'autoresearch[demo]'")
+    extra, modules = NEEDS.get(workload, ("", ()))
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"the workload {workload} needs {' and '.join(missing)}",
+            fix=f"pip install 'autoresearch[{extra}]'",
+        )
     target = (folder or _free(Path("autoresearch-demo"))).absolute()
     if target.exists() and any(target.iterdir()):
         raise UserError(
@@ -60,18 +71,21 @@ def demo(folder: Path | None, workload: str, experiments: int, unconfined: bool)
 
 def prepare(workload: str, target: Path) -> None:
     """Copy a workload into a new git repository with one commit."""
-    source = resources.files("autoresearch") / "workloads" / workload
-    with resources.as_file(source) as folder:
+    with resources.as_file(resources.files("autoresearch") / "workloads") as workloads:
         shutil.copytree(
-            folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
+            workloads / workload, target, dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )  # fmt: skip
+        owner, names = SHARED.get(workload, (workload, ()))
+        for name in names:
+            shutil.copyfile(workloads / owner / name, target / name)
     env = git.environment()
     git.git("init", "--quiet", "--initial-branch", "main", cwd=target, env=env)
     git.git("add", "--all", cwd=target, env=env)
     git.git(*IDENTITY, "commit", "--quiet", "-m", f"Start from the {workload} workload",
             cwd=target, env=env)  # fmt: skip
     if sys.prefix != sys.base_prefix:
-        # The task runs with the interpreter beside its contract: the one that has NumPy.
+        # The task runs with the interpreter beside its contract: the one that has NumPy or torch.
         git.exclude(target, ".venv")
         (target / ".venv").symlink_to(sys.prefix)
 
