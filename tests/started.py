@@ -1,0 +1,138 @@
+"""The command line as a fork of a process that has imported it and done nothing else.
+
+Half of the processor time of most tests went into importing the same modules hundreds of times.
+A fork is a process of its own, with its own directory, environment, output and end; only what
+Python reads when it starts would be that of the others, so that who changes it is not served.
+
+    python started.py SOCKET    serves: one request, with descriptors for output; one pid, one end
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import runpy
+import select
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from autoresearch.cli import COMMANDS
+from autoresearch.failpoint import VARIABLE
+
+REQUEST_BYTES = 1 << 17
+CHUNK = 1 << 16
+AT_START = ("PYTHON", "LANG", "LC_", "TZ", VARIABLE)
+
+
+class Server:
+    """Starts commands for one thread of one process, and ends with it."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = _read_at_start(environment)
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, __file__, str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                cwd=Path(__file__).parents[1], env=environment,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """Whether a Python that starts in this environment would be the same."""
+        return _read_at_start(environment) == self.environment
+
+    def run(
+        self, argv: Sequence[str], cwd: Path, timeout_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        """What ``subprocess.run`` does, with nothing on standard input.
+
+        Raises:
+            subprocess.TimeoutExpired: it was killed, or left somebody who holds its output.
+        """
+        pipes = [os.pipe(), os.pipe()]
+        try:
+            request = json.dumps([list(argv), str(cwd), dict(os.environ)]).encode()
+            socket.send_fds(self.socket, [request], [write for _, write in pipes])
+            for _, write in pipes:
+                os.close(write)
+            pid = int(self.socket.recv(REQUEST_BYTES))
+            output = _read([read for read, _ in pipes], timeout_s)
+            if output is None and not select.select([self.socket], [], [], 0)[0]:
+                os.kill(pid, signal.SIGKILL)
+            code = int(self.socket.recv(REQUEST_BYTES))
+        finally:
+            for read, _ in pipes:
+                os.close(read)
+        if output is None:
+            raise subprocess.TimeoutExpired(argv, timeout_s)
+        return subprocess.CompletedProcess(argv, code, *output)
+
+    def close(self) -> None:
+        """End the process that is forked."""
+        self.socket.close()
+        self.process.wait()
+
+
+def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(AT_START)}
+
+
+def _read(descriptors: Sequence[int], timeout_s: float) -> list[str] | None:
+    """All that is written until nobody can write any more; None if somebody still can."""
+    give_up = time.monotonic() + timeout_s
+    output = dict.fromkeys(descriptors, b"")
+    with selectors.DefaultSelector() as left:
+        for each in descriptors:
+            left.register(each, selectors.EVENT_READ)
+        while left.get_map():
+            ready = left.select(give_up - time.monotonic())
+            if not ready:
+                return None
+            for key, _ in ready:
+                data = os.read(key.fd, CHUNK)
+                output[key.fd] += data
+                if not data:
+                    left.unregister(key.fd)
+    return [output[each].decode() for each in descriptors]
+
+
+def _serve(requests: socket.socket) -> None:
+    """Return in a fork for every request, which has become what was asked for but for its call."""
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 2)
+        if not message:
+            os._exit(0)
+        if pid := os.fork():
+            for each in descriptors:
+                os.close(each)
+            requests.send(str(pid).encode())
+            _, status = os.waitpid(pid, 0)
+            requests.send(str(os.waitstatus_to_exitcode(status)).encode())
+            continue
+        requests.close()
+        for number, each in enumerate(descriptors, 1):
+            os.dup2(each, number)
+            os.close(each)
+        argv, cwd, environment = json.loads(message)
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv[1:], sys.path[0] = argv, cwd  # as -m does
+        return
+
+
+if __name__ == "__main__":
+    for place, _ in COMMANDS.values():
+        import_module(place.partition(":")[0])
+    gc.collect()
+    gc.freeze()
+    _serve(socket.socket(fileno=int(sys.argv[1])))
+    runpy.run_module("autoresearch", run_name="__main__", alter_sys=True)
