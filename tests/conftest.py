@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,18 +82,21 @@ _server: Server | None = None
 _serving = threading.Lock()
 
 
-def run(argv: Sequence[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    argv: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a command with nothing on standard input; ours as a fork where that is the same."""
     global _server  # noqa: PLW0603 (it ends with this process)
+    environment = os.environ if environment is None else environment
     if tuple(argv[:3]) == COMMAND and sys.platform == "linux" and _serving.acquire(blocking=False):
         try:
             _server = _server or Server(PLAIN)
-            if _server.serves(os.environ):
-                return _server.run(argv[3:], cwd, CALL_S)
+            if _server.serves(environment):
+                return _server.run(argv[3:], cwd, environment, CALL_S)
         finally:
             _serving.release()
     return subprocess.run(
-        argv, cwd=cwd, capture_output=True, text=True, timeout=CALL_S, check=False,
+        argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=CALL_S, check=False,
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
 

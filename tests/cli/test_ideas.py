@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from autoresearch.failpoint import VARIABLE
 from autoresearch.inbox import drop
 from autoresearch.journal.ideas import LOST, TEXT_LENGTH, Ideas, State, asked
 from autoresearch.types import AgentFailure, Status
-from tests.conftest import TRAIN, Toy, lr_patch, until
+from tests.conftest import TRAIN, Toy, lr_patch, run, until
 
 MakeToy = Callable[..., Toy]
 
@@ -192,10 +191,8 @@ def test_killed_when_it_was_journaled_an_idea_is_known_once(toy: MakeToy) -> Non
     task = toy({"agent.sh": AGENT})
     task.call("run", "--tag", "t", "--max-experiments", "0")
     task.call("idea", "add", "a rate of 0.3")
-    killed = subprocess.run(
-        task.command("run", "--max-experiments", "2"), cwd=task.root, check=False,
-        capture_output=True, env={**os.environ, VARIABLE: "journal.idea"},
-    )  # fmt: skip
+    argv = task.command("run", "--max-experiments", "2")
+    killed = run(argv, task.root, {**os.environ, VARIABLE: "journal.idea"})
     assert killed.returncode == -signal.SIGKILL
     assert len(list((task.run_folder / "inbox").iterdir())) == 1
     assert len(ideas(task)) == 1

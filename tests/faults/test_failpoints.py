@@ -20,7 +20,7 @@ from autoresearch.git import Store
 from autoresearch.inbox import drop
 from autoresearch.journal.view import VERIFYING
 from tests.cli.test_verify import EARLY, STEPS, SURE, THREE
-from tests.conftest import IDENTITY, Toy, counting, until
+from tests.conftest import IDENTITY, Toy, counting, run, until
 from tests.faults.story import story
 from tests.invariants import Acknowledged, check_invariants
 
@@ -134,10 +134,8 @@ def _kill_there(
     name: str, task: Toy, *argv: str, variables: Mapping[str, str] | None = None
 ) -> None:
     """Run a command that dies at a failpoint, and take note of what it said."""
-    killed = subprocess.run(
-        task.command(*argv), cwd=task.root, capture_output=True, text=True,
-        env={**os.environ, **(variables or {}), VARIABLE: name}, timeout=120, check=False,
-    )  # fmt: skip
+    environment = {**os.environ, **(variables or {}), VARIABLE: name}
+    killed = run(task.command(*argv), task.root, environment)
     assert killed.returncode == -signal.SIGKILL, f"never reached: {killed.stdout}{killed.stderr}"
     with task.said.open("a") as said:
         said.write(killed.stdout)
