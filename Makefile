@@ -11,10 +11,10 @@ demo: .venv/.demo
 	$(BIN)/autoresearch demo
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest -n 3
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 endurance: .venv/.test
-	$(BIN)/python -m pytest -n 3 --endurance
+	$(BIN)/python -m pytest -n 3 --dist worksteal --endurance
 	$(BIN)/python bench/keep_rule.py --full --curve
 	$(BIN)/python bench/search.py --full --jobs 2
 	$(BIN)/python bench/overhead.py

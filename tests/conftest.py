@@ -45,6 +45,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--endurance", action="store_true", help="run the long forms of heavy checks")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Each worker begins with its share of those that take long, so that all end together."""
+    workers: int = getattr(config, "workerinput", {}).get("workercount", 1)
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    others = [item for item in items if not item.get_closest_marker("slow")]
+    count, items[:] = len(items), []
+    for worker in range(workers):
+        share = slow[worker::workers]
+        items += share
+        # What is left of this worker's part, as pytest-xdist cuts a list that can be stolen from.
+        more = (count - len(items) + len(share)) // (workers - worker) - len(share)
+        items += others[:more]
+        del others[:more]
+
+
 def pytest_unconfigure() -> None:
     if _server is not None:
         _server.close()
@@ -265,10 +280,6 @@ def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain_environment(monkeypatch)
-
-
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests find ``python3`` of this environment, and no color."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

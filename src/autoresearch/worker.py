@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import secrets
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -199,7 +198,8 @@ class Worker:
             agent = "patch" if idea.code else self._agent_name("")
             return self._begin(mine, replace(best, hypothesis=idea.text), agent, idea=idea.number)
         number = mine.number if mine else self.view.next_number
-        plan = strategy.next_plan(self.view, self.contract, self.view.seed_of(number, PLANNING))
+        seed = self.view.seed_of(number, PLANNING)
+        plan = strategy.next_plan(self.view, self.contract, number, seed)
         plan = plan if self.run.store.has(plan.parent) else best
         agent = self._agent_name("") if plan.combines is None else ENGINE
         return self._begin(mine, plan, agent)
@@ -338,7 +338,7 @@ class Worker:
         """Put the change of another experiment on top of the parent; says what keeps it out."""
         assert record.combines is not None
         other, store = self.view.experiments[record.combines], self.run.store
-        fork = self._fork(other.commit, record.parent)
+        fork = strategy.parting(self.view, other.commit, record.parent)
         if not all(store.has(each) for each in (other.commit, fork)):
             return f"the code of #{other.number} was lost"
         clash = combine.merge(store, fork, other.commit, record.parent, folder)
@@ -347,19 +347,6 @@ class Worker:
             return ""
         onto = self._named_commit(record.parent)
         return f"{clash}: #{other.number} and {onto} do not go together" if clash else ""
-
-    def _fork(self, one: str, other: str) -> str:
-        """The last commit that two commits of the run have both come from."""
-        before = set(self._line(one))
-        return next((each for each in self._line(other) if each in before), self.view.base)
-
-    def _line(self, commit: str) -> Iterator[str]:
-        """A commit and those that it has come from."""
-        while (number := self.view.numbers.get(commit)) is not None:
-            yield commit
-            if number == 0:
-                return
-            commit = self.view.experiments[number].parent
 
     def _wins_alone(self, other: Experiment) -> bool:
         """Whether an experiment's own value is better than the incumbent's."""

@@ -176,6 +176,7 @@ def night(
     return Night(toy(files, agent=agent, limits=limits, keep=keep), cli)
 
 
+@pytest.mark.slow
 def test_a_night_with_everything_in_it(toy: MakeToy, cli: Cli) -> None:
     """Two edits are kept, although streams drop and stall, files are refused and limits reached."""
     limited: list[Turn] = [rate_limited(1)] * (3 if cli.name == "codex" else 1)
@@ -216,6 +217,7 @@ def test_a_wrong_key_ends_the_run_with_what_to_do(
     assert here.failures() == ["auth"]
 
 
+@pytest.mark.slow
 def test_a_deadline_ends_the_agent_and_all_that_it_started(
     toy: MakeToy, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,6 +244,7 @@ def test_a_loop_of_calls_is_ended(toy: MakeToy, cli: Cli) -> None:
     assert here.failures()[0] == "limit"
 
 
+@pytest.mark.slow
 def test_check_tells_whether_an_agent_can_work(
     toy: MakeToy, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def bits(path: Path, count: int, rng: random.Random) -> list[int]:
             for i in range(count)]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_any_flipped_bit_is_repaired_or_refused(
     original: Toy, tmp_path: Path, endurance: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

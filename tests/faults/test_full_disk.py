@@ -20,6 +20,7 @@ def _may_mount(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["bytes", "inodes"])
 def test_a_full_disk_pauses_and_goes_on(what: str, tmp_path: Path) -> None:
     if not _may_mount(tmp_path):

@@ -51,6 +51,7 @@ def wait_for(wanted: str, engine: subprocess.Popen[bytes], seconds: float) -> No
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(
     tmp_path: Path, endurance: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -201,6 +201,7 @@ def check_ideas(view: RunView, asked: list[str]) -> None:
     assert owners == {each.number for each in view.experiments.values() if each.idea}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_simulated_run_keeps_every_invariant(
     seed: int,

@@ -83,6 +83,7 @@ def test_the_terminal_closed_does_not_end_a_run(tmp_path: Path) -> None:
     assert f"#{had + 1} " in log and "Traceback" not in log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_on_a_terminal(times: int, tmp_path: Path) -> None:
     task = story(tmp_path / "task", pause_s=2.0 if times == 2 else 0.2)

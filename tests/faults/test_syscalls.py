@@ -93,6 +93,7 @@ def injections(task: Toy, *, full: bool) -> list[tuple[str, ...]]:
     return found
 
 
+@pytest.mark.slow
 def test_failing_and_killing_system_calls_lose_nothing(
     original: Toy, tmp_path: Path, endurance: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:

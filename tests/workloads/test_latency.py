@@ -102,6 +102,7 @@ def task(folder: Path, *cases: str) -> Toy:
     return workload(folder / "latency", "latency", smaller, *cases)
 
 
+@pytest.mark.slow
 def test_only_honest_speed_pays(tmp_path: Path) -> None:
     run = task(tmp_path, *CASES)
     run.call("run", "--max-experiments", str(len(CASES)))

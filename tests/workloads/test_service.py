@@ -276,6 +276,7 @@ def doing(script: str) -> str:
     )
 
 
+@pytest.mark.slow
 @needs_namespaces
 def test_only_honest_speed_pays(tmp_path: Path) -> None:
     marker = f"4217.{uuid.uuid4().int % 10**12}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 
 import autoresearch
 from autoresearch.types import Status
-from tests.conftest import Toy, plain_environment, workload
+from tests.conftest import Toy, workload
 from tests.workloads.scoring import LANES, VOCAB, Scorer, code_like, load
 
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
@@ -249,22 +248,19 @@ END""",
 HONEST_EDIT = "sed -i 's/_LR = 3e-4/_LR = 3e-3/' train.py"
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
-    """A run on the real task, whose agent tries the cheats and then a learning rate."""
+@pytest.mark.slow
+def test_in_the_real_task_cheats_gain_nothing_and_a_gain_is_verified(tmp_path: Path) -> None:
+    """The agent tries the cheats and then a learning rate."""
     edits = (*CHEATS, HONEST_EDIT)
     # Much wall time: the budget is one of the processor, and tests run beside each other.
     smaller = ('budget = "4s"', 'budget = "1s"\ntimeout = "60s"')
-    folder = tmp_path_factory.mktemp("real") / "tinylm"
-    with pytest.MonkeyPatch.context() as patch:
-        plain_environment(patch)
-        task = workload(folder, "tinylm", smaller, *edits)
-        task.call("run", "--max-experiments", str(len(edits)))
-        yield task
+    task = workload(tmp_path / "tinylm", "tinylm", smaller, *edits)
+    task.call("run", "--max-experiments", str(len(edits)))
+    _check_cheats_gained_nothing(task)
+    _check_the_gain_is_verified_on_the_sealed_split(task)
 
 
-def test_cheats_in_the_real_task_gain_nothing(real: Toy) -> None:
-    task = real
+def _check_cheats_gained_nothing(task: Toy) -> None:
     decisions = [each.decision for each in task.view().decided]
     baseline, forged, spied, trained_on, silent, ruler, _ = (d for d in decisions if d)
     assert baseline.value is not None and 2 < baseline.value < 8
@@ -281,15 +277,15 @@ def test_cheats_in_the_real_task_gain_nothing(real: Toy) -> None:
     assert not any(d.status is Status.KEEP and d.value < 1 for d in (forged, spied) if d.value)
 
 
-def test_a_gain_of_the_real_task_is_verified_on_its_sealed_split(real: Toy) -> None:
-    assert real.statuses()[-1] == "keep"
-    found = json.loads(real.call("verify", "--samples", "2", "--json").stdout)
+def _check_the_gain_is_verified_on_the_sealed_split(task: Toy) -> None:
+    assert task.statuses()[-1] == "keep"
+    found = json.loads(task.call("verify", "--samples", "2", "--json").stdout)
     assert (found["split"], found["reproduces"]) == ("sealed", True)
     assert found["gain"]["low"] > 0
     counts = {
         re.findall(r"^tokens: (\d+)$", log.read_text(), re.MULTILINE)[0]
-        for log in (real.run_folder / "verify").rglob("evaluate.log")
+        for log in (task.run_folder / "verify").rglob("evaluate.log")
     }
-    visible = real.run_folder / "experiments" / "0" / "samples" / "0" / "evaluate.log"
+    visible = task.run_folder / "experiments" / "0" / "samples" / "0" / "evaluate.log"
     assert len(counts) == 1, "both were scored on one text"
     assert f"tokens: {counts.pop()}" not in visible.read_text()
