@@ -124,7 +124,9 @@ def test_an_outage_of_the_agent_costs_no_idea() -> None:
     assert known.next(reads=True) is known.all[0]
     known.opened(1, 1)
     known.agent_failed(1, AgentFailure.RATE_LIMITED, "wait")
-    assert known.all[0].state is State.TAKEN and known.next(reads=True) is known.all[0]
+    assert known.all[0].state is State.TAKEN and known.next(reads=True, again=1) is known.all[0]
+    # Of an experiment that is another worker's it is not to be had.
+    assert known.next(reads=True, again=2) is known.all[1]
     known.decided(1, Status.KEEP, again=False)
     assert known.all[0].state is State.CONFIRMED and known.all[0].reason == ""
 
