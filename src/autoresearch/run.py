@@ -80,7 +80,7 @@ class Run:
         problem = repair.problem(path)
         if not problem:
             journal = Journal(path, read_only=True)
-            decided = sum(event.kind == "decided" for event in journal.events())
+            decided = journal.count("decided")
             journal.close()
             if decided < logged:
                 problem = f"{path} holds {decided} decisions, the log {logged}: it was truncated"

@@ -151,6 +151,14 @@ class Journal:
             raise self._damaged(error) from error
         return found[0] if found else None
 
+    def count(self, kind: str) -> int:
+        """How many events of a kind there are; reads none of them."""
+        try:
+            found = self._db.execute("SELECT count(*) FROM event WHERE kind = ?", (kind,))
+            return int(found.fetchone()[0])
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
     def append(self, kind: str, experiment: int | None = None, /, **body: Json) -> Event:
         """Write one event durably; it is on disk when this returns.
 
