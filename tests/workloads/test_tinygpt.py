@@ -238,7 +238,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Toy]:
 
     A fixed number of steps: what is tested is not how many fit into a budget beside other tests.
     """
-    smaller = ("\nenv = { ", '\ntimeout = "5m"\nenv = { TINYGPT_STEPS = "30", ')
+    smaller = ("\nenv = { ", '\nenv = { TINYGPT_STEPS = "30", ')
     folder = tmp_path_factory.mktemp("real") / "tinygpt"
     with pytest.MonkeyPatch.context() as patch:
         plain_environment(patch)
@@ -278,7 +278,7 @@ def on_gpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("on_gpu")
 def test_device_memory_is_free_again_after_a_kill(tmp_path: Path) -> None:
-    on_a_gpu = ('clock = "cpu"', 'clock = "wall"\ngpus = 1\ntimeout = "60s"')
+    on_a_gpu = ('clock = "cpu"', 'clock = "wall"\ngpus = 1')
     hoard = (
         "sed -i 's/^def train.*/&\\n    hoard = torch.ones(2**29, device=DEVICE)\\n"
         "    if os.fork() == 0: os.setsid()\\n    time.sleep(1e6)/' train.py"
