@@ -280,6 +280,10 @@ def three_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_environment(monkeypatch)
+
+
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests find ``python3`` of this environment, and no color."""
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")

@@ -27,7 +27,9 @@ FACTORS = {"old": 1.0, "new": 0.5}
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Toy:
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
+    # With seeds drawn anew a screen would sometimes be lucky, as it may be.
+    monkeypatch.setattr("autoresearch.run.secrets.randbits", lambda bits: 7)
     made = Toy(tmp_path / "task", {"train.py": "x" * 50}).create()
     git.exclude(made.root, f"{FOLDER}/")
     return made
