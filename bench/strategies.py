@@ -309,7 +309,8 @@ def main() -> int:
     names = args.only or (["blocks", "basins"] if args.quick else list(structures.TASKS))
     usual = (DEFAULT, *REFERENCES) if args.quick else METHODS
     methods = args.methods.split(",") if args.methods else usual
-    constants = [(name, float(value)) for name, _, value in (e.partition("=") for e in args.set)]
+    pairs = [each.partition("=") for each in args.set]
+    constants = [(constant, json.loads(value)) for constant, _, value in pairs]
     marks = [mark for mark in MARKS if mark <= experiments] or [experiments]
     print(f"gain still missing, median of {len(seeds)} seeds (1 = start, 0 = optimum)")
     print(f"{'landscape':11}{'method':12}{''.join(f'{mark:9}' for mark in marks)}{'crashes':>9}")
