@@ -6,7 +6,7 @@ What comes of it is measured like any other candidate.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .git import REGULAR, Entry, Store, merge_lines
@@ -33,7 +33,7 @@ def merge(store: Store, base: str, changed: str, onto: str, folder: Path) -> str
         if merged is None:
             return path
         files[path] = merged
-    _write(folder, files)
+    write(folder, files)
     return ""
 
 
@@ -43,7 +43,7 @@ def take(
     """Make the editable files of ``folder``, an export of ``onto``, those of another commit."""
     new, now = store.tree(changed), store.tree(onto)
     differing = [p for p in {*new, *now} if editable(p) and new.get(p) != now.get(p)]
-    _write(folder, {p: store.read(new[p].oid) if p in new else None for p in differing})
+    write(folder, {p: store.read(new[p].oid) if p in new else None for p in differing})
 
 
 def _merged(
@@ -68,7 +68,8 @@ def _apart(text: str) -> str:
     return "".join(f"{line}{BETWEEN}" for line in text.splitlines(keepends=True))
 
 
-def _write(folder: Path, files: dict[str, bytes | None]) -> None:
+def write(folder: Path, files: Mapping[str, bytes | None]) -> None:
+    """Put the contents of files into a folder, by path; None removes one."""
     for path, data in files.items():
         file = folder / path
         if data is None:

@@ -184,9 +184,11 @@ class Worker:
         incumbent = self.view.incumbent
         assert incumbent is not None
         best = Plan(incumbent.commit, Kind.IMPROVE)  # what a person asks for is tried on the best
+        if mine is not None and mine.combines is not None and self.run.store.has(mine.parent):
+            return self._begin(mine, mine.plan, ENGINE)
         if ticket := self._next_ticket(mine):
             return self._begin(mine, best, "try", ticket=ticket)
-        if (won := self._won(mine)) is not None:
+        if (won := next(iter(self.view.to_combine), None)) is not None:
             reason = f"#{won} is promising, and #{incumbent.number} was kept meanwhile"
             plan = Plan(incumbent.commit, Kind.COMBINE, reason=reason, combines=won)
             return self._begin(mine, plan, ENGINE)
@@ -195,20 +197,14 @@ class Worker:
             again=mine.number if mine else None,
         )  # fmt: skip
         if idea is not None:
-            agent = "patch" if idea.code else self._agent_name("")
+            agent = "patch" if idea.code else self._agent_name
             return self._begin(mine, replace(best, hypothesis=idea.text), agent, idea=idea.number)
         number = mine.number if mine else self.view.next_number
         seed = self.view.seed_of(number, PLANNING)
         plan = strategy.next_plan(self.view, self.contract, number, seed)
         plan = plan if self.run.store.has(plan.parent) else best
-        agent = self._agent_name("") if plan.combines is None else ENGINE
+        agent = self._agent_name if plan.combines is None else ENGINE
         return self._begin(mine, plan, agent)
-
-    def _won(self, mine: Experiment | None) -> int | None:
-        """An experiment whose gain is to be combined with what was kept since it was begun."""
-        if mine is not None and mine.combines is not None:
-            return mine.combines
-        return next(iter(self.view.to_combine), None)
 
     def _begin(
         self, mine: Experiment | None, plan: Plan, agent: str, *, ticket: str = "",
@@ -248,12 +244,13 @@ class Worker:
         taken = {each.ticket for each in (*flight, *self.view.to_repeat.values())}
         return next((each for each in self.view.tickets if each not in taken), "")
 
-    def _agent_name(self, ticket: str) -> str:
-        return "try" if ticket else self.contract.agents[0].use
+    @property
+    def _agent_name(self) -> str:
+        return self.contract.agents[0].use
 
     @property
     def _reads(self) -> bool:
-        return registry.reads(self.contract.agents[0].use)
+        return registry.reads(self._agent_name)
 
     # Propose
 
@@ -376,13 +373,8 @@ class Worker:
 
     def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
         """Put what a person tries into the workspace; says what keeps it out."""
-        for path, content in files.items():
-            target = folder / path
-            if content is None:
-                target.unlink(missing_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(base64.b64decode(content))
+        contents = {p: None if c is None else base64.b64decode(c) for p, c in files.items()}
+        combine.write(folder, contents)
         if patch_base64:
             patch = self.bench.places.scratch / "try.patch"
             patch.write_bytes(base64.b64decode(patch_base64))
@@ -416,7 +408,7 @@ class Worker:
 
     def _may_ask_again(self, record: Experiment) -> bool:
         """Whether an agent proposed it that can take an answer."""
-        return record.agent == self._agent_name("") and registry.reads(record.agent)
+        return record.agent == self._agent_name and registry.reads(record.agent)
 
     # Measure and decide
 

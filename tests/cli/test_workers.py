@@ -9,9 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
+from autoresearch import config
 from autoresearch.bench import Slot, available_cores
+from autoresearch.cli.run import Begin, hold
 from autoresearch.journal import Journal
-from autoresearch.types import Kind, Status
+from autoresearch.journal.view import ENGINE
+from autoresearch.types import Kind, Plan, Status
 from tests.conftest import Toy, until
 from tests.invariants import check_invariants
 
@@ -95,6 +98,21 @@ def test_gains_that_do_not_go_together_are_both_remembered(toy: MakeToy) -> None
     # What lines cannot do, an agent that reads may.
     told = (task.run_folder / "experiments" / str(clash.number) / "briefing.md").read_text()
     assert f"Bring what experiment {clash.combines} changed into these files" in told
+
+
+def test_a_combination_that_was_cut_short_comes_before_a_ticket(toy: MakeToy) -> None:
+    task = crew(toy, change("LR", "0.1"), change("WD", "0.1"))
+    task.call("run", "--max-experiments", "2")
+    won = next(iter(task.view().to_combine))
+    with hold(config.load(task.root / "autoresearch.toml"), Begin()) as held:
+        best = held.view.incumbent
+        assert best is not None
+        held.open(3, Plan(best.commit, Kind.COMBINE, combines=won), ENGINE)
+        held.append("ticket", ticket="mine", message="mine", files={}, patch=None)
+    task.call("run", "--workers", "2", "--max-experiments", "4")
+    view = check_invariants(task)
+    assert view.experiments[3].combines == won and not view.experiments[3].ticket
+    assert view.experiments[4].ticket == "mine"
 
 
 @CORES
