@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -232,19 +232,9 @@ class Told(search.Sampler):
         return write(script, {name: value for name, value in values.items() if name in present})
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The incumbent's true value at the start and after each experiment."""
-
-    values: tuple[float, ...]
-    best: float | None
-    crashes: int
-    seconds: tuple[float, ...] = ()
-
-
 def run(
     name: str, method: str, seed: int, experiments: int, constants: Sequence[tuple[str, float]] = ()
-) -> Curve:
+) -> search.Outcome:
     """One method on one task with one seed, with other ``constants`` of the strategy."""
     for constant, value in constants:
         assert hasattr(strategy, constant), constant
@@ -276,13 +266,13 @@ def run(
                 crashes += status is Status.CRASH
                 player.tell(status, value)
                 note(referee.incumbent)
-            return Curve(tuple(curve), task.best, crashes)
+            return search.Outcome(tuple(curve), task.best, crashes)
         night = Night(task, method, seed, Path(folder))
         note(task.script)
         for _ in range(experiments):
             crashes += night.experiment() is Status.CRASH
             note(night.referee.incumbent)
-        return Curve(tuple(curve), task.best, crashes, tuple(night.seconds))
+        return search.Outcome(tuple(curve), task.best, crashes, tuple(night.seconds))
 
 
 # The table and the claim
@@ -315,7 +305,7 @@ def main() -> int:
     print(f"gain still missing, median of {len(seeds)} seeds (1 = start, 0 = optimum)")
     print(f"{'landscape':11}{'method':12}{''.join(f'{mark:9}' for mark in marks)}{'crashes':>9}")
     began = time.monotonic()
-    found: dict[str, dict[str, list[Curve]]] = {}
+    found: dict[str, dict[str, list[search.Outcome]]] = {}
     verdicts: list[search.Verdict] = []
     for name in names:
         calls = [(name, each, seed, experiments, constants) for each in methods for seed in seeds]
@@ -344,7 +334,7 @@ def main() -> int:
 
 
 def report(
-    name: str, curves: Mapping[str, Sequence[Curve]], marks: Sequence[int]
+    name: str, curves: Mapping[str, Sequence[search.Outcome]], marks: Sequence[int]
 ) -> list[search.Verdict]:
     """Print one landscape's rows; per mark, how the default did against the best reference."""
     parts = {
@@ -367,7 +357,7 @@ def report(
     return found
 
 
-def _missing(curve: Curve, value: float) -> float:
+def _missing(curve: search.Outcome, value: float) -> float:
     assert curve.best is not None
     return (value - curve.best) / (curve.values[0] - curve.best)
 

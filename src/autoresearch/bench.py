@@ -196,6 +196,7 @@ class Bench:
         self.contract = contract
         self.slot = slot
         _require_sendable(contract, sandbox, executor)
+        places = places.of_worker(slot.number)
         self.places = places if sandbox.remaps else places.apart()
         if self.places.work is not None:
             self.clear()  # what a killed engine left there may be of another run of that name

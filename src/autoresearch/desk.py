@@ -58,7 +58,7 @@ class Desk:
         self.workspace = workspace
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
         registry.require_credentials(self.agent, contract.agents[0])
-        self.memory = Memory(run.places.of_worker(bench.slot.number), run.store, contract)
+        self.memory = Memory(bench.places, run.store, contract)
         self.seat = Seat(contract, bench, run.places, self.memory.folder)
         self._sources: dict[str, dict[str, str]] = {}
 
@@ -77,7 +77,6 @@ class Desk:
         memory = self.memory.write(self.view) if registry.reads(choice.use) else None
         inside = self.seat.inside(directory, folder)
         known = self._known(record, answer, inside, reads=memory is not None)
-        known = replace(known, optimizer=self._optimizer(record.parent))
         said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
         editable = self.workspace.editable_files(record.parent)
         allowed = self.contract.task.editable
@@ -198,6 +197,7 @@ class Desk:
             condensed=runs if self.view.condensed else "",
             answer=answer, memory=str(inside.memory) if reads else "",
             proposal=str(inside.proposal), number=record.number,
+            optimizer=self._optimizer(record.parent),
         )  # fmt: skip
 
     def _last_failure(self) -> str:

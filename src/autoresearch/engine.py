@@ -94,7 +94,7 @@ class Engine:
         """Whether a worker may go on: those in flight may be all that a limit leaves."""
         most = self.contract.limits.experiments
         free = most is None or self.view.next_number - 1 < most
-        return worker.mine is not None or not self.view.decided or free
+        return worker.mine is not None or free
 
     def _ended(self, ticket: str | None) -> End | None:
         """Why to begin no more experiments, if at all."""
@@ -127,19 +127,19 @@ def _crew(
     Raises:
         UserError: the machine has too few cores or devices for so many.
     """
-    executor = executor or registry.executor(contract)
+    shared = executor or registry.executor(contract)
     count, watch = contract.parallel.workers, Watch(run.view, run.places, contract)
-    if not executor.detached:
+    if not shared.detached:
         _require_cores(contract)
     crew = []
     for number in range(count):
         slot = Slot(number, count)
         own = replace(contract, agents=(contract.agents[number % len(contract.agents)],))
-        mine = executor
-        if number and isinstance(executor, LocalExecutor):
-            mine = LocalExecutor()  # one job at a time
+        mine = shared
+        if number and executor is None and not shared.detached:
+            mine = registry.executor(contract)  # one job at a time
         bench = Bench(
-            own, run.places.of_worker(number), run.store, run.view.base, sandbox, mine,
+            own, run.places, run.store, run.view.base, sandbox, mine,
             here=LocalExecutor(), slot=slot,
         )  # fmt: skip
         crew.append(Worker(run, own, bench, people, watch))

@@ -124,6 +124,11 @@ class Experiment:
         )
 
     @property
+    def estimate(self) -> tuple[float, ...]:
+        """The values that its candidate is known by: fresh ones, else what selected it."""
+        return self.values(Role.BASELINE) or self.values(Role.FRESH) or self.values(Role.SCREEN)
+
+    @property
     def plan(self) -> Plan:
         """What the strategy asked for."""
         return Plan(self.parent, self.kind, self.hypothesis, self.reason, self.combines)
@@ -305,11 +310,8 @@ class RunView:
     def standing_of(self, commit: str, hardware: str | None = None) -> Standing:
         """As ``standing``, with an earlier experiment's commit in the incumbent's place."""
         parent = self.experiments[self.numbers[commit]]
-        values = (
-            parent.values(Role.BASELINE) or parent.values(Role.FRESH) or parent.values(Role.SCREEN)
-        )
         age = self.decisions
-        known = values if hardware in (None, parent.hardware) else ()
+        known = parent.estimate if hardware in (None, parent.hardware) else ()
         incumbent = tuple(Reference(value, age, selected=True) for value in known)
         return replace(self.standing(hardware), incumbent=incumbent)
 
@@ -550,15 +552,10 @@ class RunView:
     def _crown(self, experiment: Experiment, decision: Decision) -> None:
         if len(self.references) > 1:
             self.closed_noise = self.noise
-        values = (
-            experiment.values(Role.BASELINE)
-            or experiment.values(Role.FRESH)
-            or experiment.values(Role.SCREEN)
-        )
         now = self.decisions
         selected = experiment.kind is not Kind.BASELINE
         kind = experiment.hardware or ""
-        self.references = [(value, now, selected, kind) for value in values]
+        self.references = [(value, now, selected, kind) for value in experiment.estimate]
         self.kept.append(experiment)
         gain = decision.gain or 0.0
         self.credit_used = 0.0 if gain > 0 else self.credit_used - gain
