@@ -6,8 +6,8 @@ gains with them. While nothing is kept it escalates: near misses are combined, b
 and a lineage restarts from an earlier branch point.
 
 A candidate whose parent is not the incumbent is never kept as it is: where it promises a gain, the
-engine merges it with the incumbent and measures that. How often each move is made was chosen with
-``bench/strategies.py``. What is looked at is bounded, so a plan costs the same in a long run.
+engine merges it with the incumbent and measures that. What is looked at is bounded, so a plan costs
+the same in a long run. ``bench/strategies.py`` compares widths with greedy and other searches.
 """
 
 from __future__ import annotations
