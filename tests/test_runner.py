@@ -27,6 +27,7 @@ from autoresearch.errors import ExecutorError
 from autoresearch.runner import PARCEL, descendants
 from autoresearch.sandbox import Box
 from autoresearch.types import Level
+from tests.conftest import until
 
 CONFINED = sandbox.probe()
 PLAIN = sandbox.Sandbox(Level.NONE)
@@ -124,6 +125,39 @@ def test_deadline_kills_whoever_ignores_signals(server: Server, marker: str, box
     assert step["outcome"] == "timeout"
     assert time.monotonic() - began < 5
     assert not alive(f"sleep {marker}")
+
+
+def test_a_stop_while_we_look_around_is_no_time_of_the_candidate(tmp_path: Path) -> None:
+    """Stopped there, and not where we wait for output, the runner once saw a deadline pass."""
+    once, looks = tmp_path / "once", "    def over_limit(self)"
+    once.touch()
+    runner = tmp_path / "runner.py"
+    said, asks = RUNNER.read_text(), "if broken := self."
+    assert looks in said and asks in said
+    stop = (
+        f"    def stop_once(self):\n        if os.path.exists({str(once)!r}):\n"
+        f"            os.remove({str(once)!r})\n"
+        "            os.kill(os.getpid(), signal.SIGSTOP)\n\n"
+    )
+    said = said.replace(asks, "if broken := self.stop_once() or self.")
+    runner.write_text(said.replace(looks, stop + looks))
+    server = Server(runner)
+    try:
+        process = PLAIN.process(Box(["sleep", "2"], tmp_path, {"PATH": "/bin"}, tmp_path / "log"))
+        server.send(job(process, deadline_s=4))
+        until(lambda: _state(server.process.pid) == "T")
+        time.sleep(6)
+        os.kill(server.process.pid, signal.SIGCONT)
+        (step,) = server.answer()["steps"]
+    finally:
+        server.process.kill()
+        server.process.wait()
+    assert step["outcome"] == "ok" and step["stalled_s"] > 5
+
+
+def _state(pid: int) -> str:
+    """One letter, as in ps: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 IGNORES = """
@@ -291,13 +325,6 @@ def test_cancelled_before_it_began(server: Server, box_of: Any) -> None:
     assert "cancelled" in str(server.answer())
     assert time.monotonic() - began < 30
     assert server.run(job(box_of("true")))["steps"][0]["outcome"] == "ok"
-
-
-def until(condition: Any, seconds: float = 10) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "did not happen in time"
-        time.sleep(0.02)
 
 
 SERVES = """

@@ -547,19 +547,16 @@ class Step:
         """Read output and hold limits until the first process ends; (outcome, detail)."""
         deadline = self.began + self.step["deadline_s"]
         tick, next_sample, next_disk = FIRST_TICK_S, 0.0, self.began + DISK_TICK_S
-        idle_s, heard = self.step.get("idle_s"), self.began
+        idle_s, heard, looked = self.step.get("idle_s"), self.began, self.began
         while True:
-            now = time.monotonic()
-            if now >= deadline:
-                return "timeout", f"still running after {self.step['deadline_s']:g} s"
-            if idle_s and now >= heard + idle_s:
-                return "idle", f"printed nothing for {idle_s:g} s"
             waiting = [*self.readers, *([leash] if leash is not None else [])]
-            ready, _, _ = select.select(waiting, [], [], min(tick, deadline - now))
-            if (waited_s := time.monotonic() - now) > STALL_S:
-                self.stalled_s += waited_s
-                deadline += waited_s
-                heard += waited_s
+            ready, _, _ = select.select(waiting, [], [], min(tick, max(0.0, deadline - looked)))
+            now = time.monotonic()
+            if (unseen_s := now - looked) > STALL_S:
+                self.stalled_s += unseen_s
+                deadline += unseen_s
+                heard += unseen_s
+            looked = now
             if leash in ready:
                 raise CancelledError
             if attempt is not None:
@@ -576,7 +573,10 @@ class Step:
                 if attempt is not None and attempt.was_told_to_end(code):
                     raise CancelledError
                 return ("ok", "") if code == 0 else ("failed", describe_exit(code))
-            now = time.monotonic()
+            if now >= deadline:
+                return "timeout", f"still running after {self.step['deadline_s']:g} s"
+            if idle_s and now >= heard + idle_s:
+                return "idle", f"printed nothing for {idle_s:g} s"
             if self.rivals is None and self.pinned and now >= self.began + QUIET_S:
                 self.rivals = Rivals(self)
             if now >= next_sample:
@@ -591,6 +591,7 @@ class Step:
                         "disk",
                         f"wrote more than {self.job['disk_bytes'] >> 20} MiB, or too deep",
                     )
+                looked = time.monotonic()  # what it wrote can take us long, and wins it no time
 
     def over_limit(self) -> tuple[str, str] | None:
         """The limit that the tree breaks now as (outcome, detail), or None."""
