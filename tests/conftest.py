@@ -23,10 +23,10 @@ from tests.started import Server
 
 TRAIN = """\
 import os
-import random
+from _random import Random  # what random is made of, and imported in no time
 
 LR = 0.5
-noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
+noise = (Random(int(os.environ["AUTORESEARCH_SEED"])).random() - 0.5) / 289
 print("loss:", (LR - 0.1) ** 2 + noise)
 """
 THREE_FILES = Path(__file__).parent / "fixtures" / "three_files"
@@ -242,12 +242,12 @@ def counting(*edits: str) -> str:
     )
 
 
-def lr_patch(value: str) -> str:
+def lr_patch(value: str, old: str = "0.5") -> str:
     """A patch of the toy's learning rate."""
     return (
         "--- a/train.py\n+++ b/train.py\n@@ -3,3 +3,3 @@\n \n"
-        f"-LR = 0.5\n+LR = {value}\n noise = random.Random("
-        'int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)\n'
+        f"-LR = {old}\n+LR = {value}\n noise = (Random("
+        'int(os.environ["AUTORESEARCH_SEED"])).random() - 0.5) / 289\n'
     )
 
 

@@ -54,18 +54,17 @@ import json
 import os
 import random
 import sys
-from pathlib import Path
 
 import scoring
 
-out = Path(os.environ.get("AUTORESEARCH_OUT", "out"))
 try:
-    model = json.loads((out / "model.json").read_bytes())
-    w = float(model["w"])
+    with open(os.path.join(os.environ.get("AUTORESEARCH_OUT", "out"), "model.json"), "rb") as model:
+        w = float(json.load(model)["w"])
 except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
     print(f"no model: {type(error).__name__}")
     sys.exit(3)
-hidden = json.loads(Path("data/val.json").read_bytes())
+with open("data/val.json") as text:
+    hidden = json.load(text)
 noise = random.Random(int(os.environ.get("AUTORESEARCH_SEED", "0"))).gauss(0, 0.001)
 print("loss:", scoring.loss(w, hidden["target"]) + noise)
 """

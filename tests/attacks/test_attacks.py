@@ -1,13 +1,13 @@
 """No cheat pays: every attack ends as foretold, changes nothing else, and leaves the run intact.
 
 With ``--endurance`` each has a run of its own, at every level; else those that leave the best as it
-is share one, a few at a time, and at ``landlock`` there are those that a level can make a
-difference to.
+is share one, some at a time, and at ``landlock`` there are those that a level can make a difference
+to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,10 @@ MODULES = (on_files, on_git, on_score, on_secrets, on_limits, on_engine, on_text
 ATTACKS: tuple[Attack, ...] = tuple(attack for each in MODULES for attack in each.ATTACKS)
 # What a level confines; what is sealed, scored and done with text knows no level.
 CONFINED = (*on_secrets.ATTACKS, *on_limits.ATTACKS, *on_engine.ATTACKS)
+TOGETHER = 12
 # One less than the rejections in a row after which an engine pauses.
-TOGETHER = 4
+IN_A_ROW = 4
+HARMLESS = Attack("does harmless work", ("discard",), agent="@EDIT@")
 
 
 def cases(level: Level, *, endurance: bool) -> Iterator[tuple[Attack, ...]]:
@@ -36,7 +38,14 @@ def cases(level: Level, *, endurance: bool) -> Iterator[tuple[Attack, ...]]:
         shared = [] if endurance else [each for each in attacks if _shares(each, level)]
         yield from ((each,) for each in attacks if each not in shared)
         for start in range(0, len(shared), TOGETHER):
-            yield tuple(shared[start : start + TOGETHER])
+            yield tuple(_with_rests(shared[start : start + TOGETHER]))
+
+
+def _with_rests(attacks: Sequence[Attack]) -> Iterator[Attack]:
+    for place, attack in enumerate(attacks):
+        if place and place % IN_A_ROW == 0:
+            yield HARMLESS
+        yield attack
 
 
 def _shares(attack: Attack, level: Level) -> bool:
@@ -59,7 +68,7 @@ def test_there_are_enough_and_each_has_its_name() -> None:
     names = [attack.name for attack in ATTACKS]
     assert len(names) == len(set(names)) >= 50
     tried = [attack for attacks in cases(Level.NAMESPACES, endurance=False) for attack in attacks]
-    assert sorted(map(str, tried)) == sorted(names)
+    assert sorted(each.name for each in tried if each is not HARMLESS) == sorted(names)
 
 
 def test_attack(attacks: tuple[Attack, ...], level: Level, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from autoresearch.journal.view import Role, RunView
 from autoresearch.run import held_by_engine
-from tests.conftest import IDENTITY, TRAIN, Toy, counting, until
+from tests.conftest import IDENTITY, TRAIN, Toy, counting, lr_patch, until
 
 MakeToy = Callable[..., Toy]
 
@@ -424,18 +424,11 @@ def test_target_and_limits_have_exit_codes(toy: MakeToy) -> None:
 
 
 def test_replay_applies_patches_in_order(toy: MakeToy) -> None:
-    def patch(old: str, new: str) -> str:
-        return (
-            "--- a/train.py\n+++ b/train.py\n@@ -1,5 +1,5 @@\n import os\n import random\n \n"
-            f"-LR = {old}\n+LR = {new}\n noise = random.Random("
-            'int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)\n'
-        )
-
     task = toy(
         {
-            "patches/1-better.patch": patch("0.5", "0.3"),
-            "patches/2-stale.patch": patch("0.5", "0.2"),
-            "patches/3-best.patch": patch("0.3", "0.1"),
+            "patches/1-better.patch": lr_patch("0.3"),
+            "patches/2-stale.patch": lr_patch("0.2"),
+            "patches/3-best.patch": lr_patch("0.1", old="0.3"),
         },
         agent='use = "replay"\n[agent.replay]\ndir = "patches"',
     )

@@ -329,7 +329,8 @@ def test_a_longer_budget_reaches_the_command_with_its_timeout(toy: MakeToy) -> N
     done = task.call("verify", "--budget", "2s", "--samples", "2")
     assert "with a budget of 2 s" in done.stdout
     logs = list((task.run_folder / "verify" / "0").glob("*/run.log"))
-    assert len(logs) == 4 and all("has 2.0" in log.read_text() for log in logs)
+    # Two for each arm, and one more for each that a busy machine made void.
+    assert len(logs) >= 4 and all("has 2.0" in log.read_text() for log in logs)
     assert "not a duration" in task.call("verify", "--budget", "soon", code=2).stderr
 
 

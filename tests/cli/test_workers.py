@@ -90,7 +90,7 @@ def test_two_gains_that_were_found_at_once_are_combined(toy: MakeToy) -> None:
 
 
 def test_gains_that_do_not_go_together_are_both_remembered(toy: MakeToy) -> None:
-    task = crew(toy, change("LR", "0.1"), change("LR", "0.3"))
+    task = crew(toy, change("LR", "0.1"), f"sleep 1.5; {change('LR', '0.3')}")  # the better first
     task.call("run", "--max-experiments", "5")
     view = check_invariants(task)
     assert "LR = 0.1" in task.git("show", f"{view.branch}:train.py")

@@ -20,26 +20,28 @@ cat new >train.py; rm new
 grep '^LR' train.py
 """
 TRAIN = """\
-import os, pathlib, time
+import os, time
 LR = 0.5
 STAMP = ""
 time.sleep(PAUSE)
-pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(LR))
+with open(os.environ["AUTORESEARCH_OUT"] + "/answer", "w") as file:
+    file.write(str(LR))
 print("trained")
 """
 EVALUATE = """\
-import os, pathlib, random, time
+import os, time
+from _random import Random  # what random is made of, and imported in no time
 time.sleep(PAUSE)
-noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
-answer = float(pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").read_text())
-target = float(pathlib.Path("data/target").read_text())
-print("loss:", (answer - target) ** 2 + noise)
+noise = (Random(int(os.environ["AUTORESEARCH_SEED"])).random() - 0.5) / 289
+with open(os.environ["AUTORESEARCH_OUT"] + "/answer") as answer, open("data/target") as target:
+    print("loss:", (float(answer.read()) - float(target.read())) ** 2 + noise)
 """
 PREPARE = """\
-import pathlib, time
+import os, time
 time.sleep(PAUSE)
-pathlib.Path("data").mkdir(exist_ok=True)
-pathlib.Path("data/target").write_text("0.1")
+os.makedirs("data", exist_ok=True)
+with open("data/target", "w") as target:
+    target.write("0.1")
 """
 CHECK = "import time; time.sleep(PAUSE); print('ok')\n"
 SCRIPTS = ("agent.sh", "train.py", "evaluate.py", "check.py", "prepare.py")
