@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from autoresearch.agents import constants
 from autoresearch.types import Range
@@ -102,6 +103,7 @@ def formula(
     assert start is not None
     length = len(script.splitlines())
 
+    @cache
     def truth(text: str) -> float | None:
         value = at(read(text, axes))
         removed = length - len(text.splitlines())

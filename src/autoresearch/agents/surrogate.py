@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from operator import mul
 
 from .constants import Dimension
@@ -25,6 +26,7 @@ DOUBT = 6.0  # observations that the prior scale of effects counts as
 PRIOR = 2.0  # the same for how much each constant matters
 RELEVANCE = 1.5  # makes up for effects being shrunk by the prior
 ENOUGH = 8  # rows from which relevance is learned at all
+PAIRS_KEPT = 4096  # in memory, so that a proposal costs less
 
 
 class Surrogate:
@@ -43,10 +45,10 @@ class Surrogate:
         self.start = _in_reaches(start)
         rows = [_in_reaches(row) for row in rows]
         self.columns = list(zip(*rows, strict=True)) or [()] * self.count
-        squares = [[self._squares(row, other) for other in rows[: j + 1]]
-                   for j, row in enumerate(rows)]  # fmt: skip
-        self.likes = [[[1 / (1 + each) for each in pair] for pair in row] for row in squares]
-        self.joints = [[self._joint(sum(pair)) for pair in row] for row in squares]
+        gaps = tuple(self.gaps)
+        pairs = [[_pair(gaps, row, other) for other in rows[: j + 1]] for j, row in enumerate(rows)]
+        self.likes = [[likes for likes, _ in row] for row in pairs]
+        self.joints = [[self._joint(away) for _, away in row] for row in pairs]
         self.shares = _scaled([axis.weight for axis in axes])
         from_start = [self._squares(row, self.start) for row in rows]
         self.near = [[1 / (1 + each) for each in pair] for pair in from_start]
@@ -122,11 +124,7 @@ class Surrogate:
     # Likeness
 
     def _squares(self, place: Vector, other: Vector) -> list[float]:
-        """The squared distance along each constant."""
-        return [
-            0.0 if a == b else gap or (a - b) * (a - b)
-            for gap, a, b in zip(self.gaps, place, other, strict=True)
-        ]
+        return _squares(self.gaps, place, other)
 
     def _joint(self, away: float) -> float:
         return INTERACTION * self.count * TOGETHER / (TOGETHER + away)
@@ -168,6 +166,24 @@ class Surrogate:
             own += share * _likeness(at, start, gap)
             square += gap or (at - start) * (at - start)
         return self._joined(alike, away), own + self._joint(square)
+
+
+def _squares(gaps: Sequence[float], place: Vector, other: Vector) -> list[float]:
+    """The squared distance along each constant."""
+    return [
+        0.0 if a == b else gap or (a - b) * (a - b)
+        for gap, a, b in zip(gaps, place, other, strict=True)
+    ]
+
+
+@lru_cache(maxsize=PAIRS_KEPT)
+def _pair(gaps: Vector, row: Vector, other: Vector) -> tuple[Vector, float]:
+    """How alike two rows are along each constant, and their squared distance.
+
+    From one proposal to the next, most pairs are the same.
+    """
+    squares = _squares(gaps, row, other)
+    return tuple(1 / (1 + each) for each in squares), sum(squares)
 
 
 def _in_reaches(place: Vector) -> Vector:
