@@ -112,7 +112,10 @@ class Night:
             plan = next_plan(self.view, self.contract, number, self.view.seed_of(number, -9))
             self.seconds.append(time.process_time() - began)
         text, kind, said = self._candidate(plan)
-        if text is None or text in self.texts.values():
+        # What is combined may be a step on from the incumbent as it is: then it is measured anew.
+        combined = "" if plan.combines is None else self.view.experiments[plan.combines].commit
+        tried = {each for commit, each in self.texts.items() if commit != combined}
+        if text is None or text in tried:
             return self._record(plan, text or "", said, Status.REJECTED, None)
         size = tokens_added({"train.py": self.texts[plan.parent]}, {"train.py": text})
         plan = replace(plan, kind=kind or plan.kind)

@@ -284,7 +284,7 @@ class Coder:
         options = [
             chosen
             for chosen in itertools.combinations(absent, 2 if bold else 1)
-            if frozenset(here | {part.name for part in chosen}) not in tried
+            if frozenset(part.name for part in self._having(script, chosen)) not in tried
         ]
         if options and (bold or rng.random() < 0.7):
             chosen = rng.choice(options)
@@ -295,6 +295,11 @@ class Coder:
             script, said = self._by_hand(script, rng)
         file.write_text(script)
         return Proposal(said, tokens=0, cost_usd=0.0)
+
+    def _having(self, script: str, chosen: Sequence[Part]) -> list[Part]:
+        for part in chosen:
+            script = self.task.add(script, part)
+        return self.task.present(script)
 
     def _by_hand(self, script: str, rng: random.Random) -> tuple[str, str]:
         """One constant, half or twice as far from nothing."""

@@ -3,7 +3,8 @@
 A frontier of one is greedy: everything starts from the incumbent. A wider one also extends other
 lineages, near misses and earlier keeps, chosen by promise, novelty and code size, and exchanges
 gains with them. While nothing is kept it escalates: near misses are combined, briefings get bolder,
-and a lineage restarts from an earlier branch point.
+and changes of structure that were not kept get another chance, as their constants were a first
+guess: each is followed for a few experiments, and on while it gets better.
 
 A candidate whose parent is not the incumbent is never kept as it is: where it promises a gain, the
 engine merges it with the incumbent and measures that. What is looked at is bounded, so a plan costs
@@ -25,24 +26,28 @@ from .types import Contract, Kind, Metric, Plan, Status
 WINDOW = 120  # experiments looked back at
 BRANCH_POINTS = 12  # the last keeps, which lineages part from
 PATIENCE = 12  # experiments without a keep before it escalates
-RESTART = 24  # the same before earlier branch points are extended
+RESTART = 24  # the same before what was not kept is followed, with every second experiment
 EVERY = 4  # while it escalates, one of so many experiments is out of turn
+FOLLOW = 4  # experiments that a restarted line gets, and again with each that betters it
 NEAR = 2.0  # noise widths by which a near miss may be worse than its incumbent
 ASIDE = 0.5  # the part of a wider frontier's experiments that extends other lineages
 EXCHANGE = 0.15  # the part of those that takes over what the incumbent gained
 NOVELTY = 1.0  # typical effects that count for a place which nobody has extended yet
 PRICE = 0.05  # typical effects that ten more syntax tokens count against a place
+BY_NUMBERS = (Kind.TUNE, Kind.SIMPLIFY)
 
 
 def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan:
     """What experiment ``number`` is to try; all chance in it comes from ``seed``."""
     rng, lines = random.Random(seed), Lineages.of(view, contract.metric, number)
+    if lines.idle >= RESTART and lines.idle % 2 and (plan := _restart(lines)) is not None:
+        return plan
     waited = lines.idle - PATIENCE
     if waited >= 0 and waited % EVERY == 0:
-        moves = [_combine, _explore, _restart]
+        moves = [_combine, _explore]
         turn = waited // EVERY % len(moves)
         for move in (*moves[turn:], *moves[:turn]):
-            if (plan := move(lines, rng)) is not None:
+            if (plan := move(lines)) is not None:
                 return plan
     others = contract.parallel.frontier - 1
     aside = _aside(lines, others, rng) if others and rng.random() < ASIDE else None
@@ -69,7 +74,7 @@ def _ancestry(view: RunView, commit: str) -> Iterator[str]:
 # While nothing is kept
 
 
-def _combine(lines: Lineages, rng: random.Random) -> Plan | None:
+def _combine(lines: Lineages) -> Plan | None:
     """The nearest miss that this incumbent does not know, else the two nearest of its own."""
     best, why = lines.incumbent, lines.since_keep
     in_it = {each.combines for each in lines.kept}
@@ -88,21 +93,20 @@ def _combine(lines: Lineages, rng: random.Random) -> Plan | None:
     return None
 
 
-def _explore(lines: Lineages, rng: random.Random) -> Plan:
+def _explore(lines: Lineages) -> Plan:
     reason = f"{lines.since_keep}: what is near by seems exhausted, so something bolder"
     return Plan(lines.incumbent.commit, Kind.EXPLORE, reason=reason)
 
 
-def _restart(lines: Lineages, rng: random.Random) -> Plan | None:
-    """Extend the best of what began at an earlier branch point, or begin there."""
-    if lines.idle < RESTART or len(lines.kept) < 2:
+def _restart(lines: Lineages) -> Plan | None:
+    """Go on with the line that was followed last while it gets better, else with another one."""
+    alive = [each for each in lines.lines() if each.alive]
+    if not alive:
         return None
-    heads = [each for each in lines.heads() if lines.root(each) != lines.incumbent.commit]
-    if not heads:
-        return None
-    head = rng.choice(heads[:3])
-    where = f"#{head.number}, which began at {lines.at(head)}"
-    reason = f"{lines.since_keep}: another way on from {where}"
+    line = max(alive, key=lambda each: (each.followed, each.promise))
+    head, first = line.head, line.first
+    where = f"#{head.number}" + ("" if head is first else f", which began as #{first.number}")
+    reason = f"{lines.since_keep}: another chance for {where}"
     return Plan(head.commit, Kind.IMPROVE, reason=reason)
 
 
@@ -120,6 +124,21 @@ def _aside(lines: Lineages, width: int, rng: random.Random) -> Plan | None:
         return Plan(head.commit, Kind.COMBINE, reason=reason, combines=best.number)
     reason = f"#{head.number} is of another lineage, which began at {lines.at(head)}, and promising"
     return Plan(head.commit, Kind.IMPROVE, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What descends from one change that was not kept: its ``first``, and its best, the ``head``.
+
+    ``followed`` is the number of the newest that extends it, 0 if none does; ``promise`` the gain
+    of its head over the incumbent, in metric units.
+    """
+
+    first: Experiment
+    head: Experiment
+    followed: int
+    alive: bool
+    promise: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +185,16 @@ class Lineages:
 
     @property
     def misses(self) -> list[Experiment]:
-        """Discards that were about as good as the incumbent of their time, the best first."""
+        """Discards that were about as good as the incumbent of their time, the best first.
+
+        Not those of constants alone: the optimizer knows them, and goes on from there.
+        """
         found = [
             (gain, each.number, each)
             for each in self.of_commit.values()
             if each.decision is not None
             and each.decision.status is Status.DISCARD
+            and each.kind not in BY_NUMBERS
             and (gain := gain_of(each, self.metric)) is not None
             and gain > -NEAR * self.noise
         ]
@@ -189,6 +212,34 @@ class Lineages:
         """That branch point in words."""
         return f"#{self.of_commit[self.root(experiment)].number}"
 
+    def lines(self) -> list[Line]:
+        """The changes of structure, and the bold ones, that no keep came of."""
+        kept = {each.commit for each in self.kept}
+        found = []
+        for first in self.of_commit.values():
+            bold = first.kind is Kind.EXPLORE
+            changed = bold or (first.tokens_added and first.kind not in BY_NUMBERS)
+            if changed and first.parent in kept and first.commit not in kept:
+                found.append(self._followed(first))
+        return found
+
+    def _followed(self, first: Experiment) -> Line:
+        members, head, followed, tried, steps = {first.commit}, first, 0, 0, 0
+        for each in self.recent:
+            if each.parent in members:
+                tried, followed = tried + 1, each.number
+                members.add(each.commit)
+                if each.commit in self.of_commit and self._gain(each, head) > self.noise:
+                    head, steps = each, steps + 1
+        alive = tried < FOLLOW * (1 + steps)
+        return Line(first, head, followed, alive, self._gain(head, self.incumbent))
+
+    def _gain(self, experiment: Experiment, other: Experiment) -> float:
+        assert experiment.decision is not None and other.decision is not None
+        value, reference = experiment.decision.value, other.decision.value
+        assert value is not None and reference is not None
+        return self.metric.gain(value, reference)
+
     def heads(self) -> list[Experiment]:
         """The best place of every lineage, the best lineage first."""
         children = Counter(each.parent for each in self.recent)
@@ -202,10 +253,7 @@ class Lineages:
 
     def _score(self, experiment: Experiment, extended: int) -> float:
         """Promise, novelty and code size of a place to go on from, in typical effects."""
-        assert experiment.decision is not None and self.incumbent.decision is not None
-        value, best = experiment.decision.value, self.incumbent.decision.value
-        assert value is not None and best is not None
-        promise = self.metric.gain(value, best) / self.effect
+        promise = self._gain(experiment, self.incumbent) / self.effect
         code = self._code(experiment) - self._code(self.incumbent)
         return promise + NOVELTY / (1 + extended) - PRICE * code / 10
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..types import Metric, Status
+from ..types import Metric, Past, Status
 from .constants import Dimension, Value, is_learning_rate
 from .sources import Key, Parsed, Trial
 from .surrogate import Surrogate, Vector
@@ -49,6 +49,7 @@ class Landscape:
         dimensions: Mapping[Key, Dimension],
         trials: Sequence[Trial],
         metric: Metric,
+        parent: str = "",
     ) -> Landscape:
         keys = tuple(dimensions)
         axes = tuple(dimensions.values())
@@ -84,7 +85,7 @@ class Landscape:
         crashed = tuple(1.0 if loss is None else 0.0 for loss in losses)
         return cls(
             axes, now, start, tuple(rows), worse, crashed, frozenset(tried),
-            _momentum(kept, keys, axes, start), _idle(trials),
+            _momentum(kept, keys, axes, start), _idle(trials, parent, metric),
             frozenset(
                 i for i, ((_, name), axis) in enumerate(dimensions.items())
                 if is_learning_rate(name) and axis.scale == "log"
@@ -250,9 +251,28 @@ def _momentum(
     )
 
 
-def _idle(trials: Sequence[Trial]) -> int:
-    """How many experiments ended since the last keep."""
+def _idle(trials: Sequence[Trial], parent: str, metric: Metric) -> int:
+    """How many experiments ended since the last keep; of another line, since the best of it."""
+    pasts = {trial.past.commit: trial.past for trial in trials}
+    first = pasts.get(parent)
+    while first is not None and first.status is not Status.KEEP:
+        before = pasts.get(first.parent)
+        if before is None or before.status is Status.KEEP:
+            return _since_best(trials, first, metric)
+        first = before
     for count, trial in enumerate(reversed(trials)):
         if trial.past.status is Status.KEEP:
             return count
     return len(trials)
+
+
+def _since_best(trials: Sequence[Trial], first: Past, metric: Metric) -> int:
+    """How many experiments on from ``first`` ended since the best of them."""
+    line, best, idle = {first.commit}, first.value, 0
+    for past in (trial.past for trial in trials):
+        if past.parent in line:
+            line.add(past.commit)
+            idle += 1
+            if past.value is not None and (best is None or metric.gain(past.value, best) > 0):
+                best, idle = past.value, 0
+    return idle

@@ -60,15 +60,16 @@ class SearchAgent:
                 fix="put the numbers to vary into module-level constants such as "
                 "LEARNING_RATE = 3e-4, or choose another agent: agent.use",
             )
-        moved = None
+        moved, bold = None, assignment.plan.kind is Kind.EXPLORE
         if dimensions:
-            landscape = Landscape.of(here, dimensions, trials, assignment.metric)
+            parent, metric = assignment.plan.parent, assignment.metric
+            landscape = Landscape.of(here, dimensions, trials, metric, parent)
             wanted = [i for i, key in enumerate(dimensions) if key in among]
-            bold = assignment.plan.kind is Kind.EXPLORE
             moved = landscape.propose(rng, among=wanted, bold=bold)
         if moved is None:
             return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
-        return _tune(assignment.workspace, files, here, dimensions, moved)
+        kind = Kind.EXPLORE if bold else Kind.TUNE
+        return _tune(assignment.workspace, files, here, dimensions, moved, kind)
 
     def trials(self, history: Sequence[Past]) -> list[Trial]:
         """Past experiments with their constants; sources are read and parsed once a commit."""
@@ -177,6 +178,7 @@ def _tune(
     here: Parsed,
     dimensions: Mapping[Key, Dimension],
     values: Sequence[Value],
+    kind: Kind,
 ) -> Proposal:
     changes = [
         (here.constants[key], value)
@@ -195,4 +197,4 @@ def _tune(
     names = [here.names[constant.key] for constant, _ in changes]
     plural = "these changes together help" if len(names) > 1 else "this change helps"
     hypothesis = f"Going by the experiments so far, {plural}: {', '.join(names)}."
-    return Proposal(", ".join(moves), hypothesis, kind=Kind.TUNE, tokens=0, cost_usd=0.0)
+    return Proposal(", ".join(moves), hypothesis, kind=kind, tokens=0, cost_usd=0.0)

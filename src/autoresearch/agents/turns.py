@@ -56,13 +56,16 @@ def _yields(history: Sequence[Past], metric: Metric) -> tuple[float, float]:
         if past.kind is Kind.BASELINE:
             best = past.value
             continue
+        gain = 0.0
+        if past.status is Status.KEEP and past.value is not None:
+            gain = 0.0 if best is None else max(0.0, metric.gain(past.value, best))
+            total, best = total + gain, past.value
+        if past.kind is Kind.COMBINE:
+            continue  # the engine's: what it combined was counted where it was found
         gains, costs = ([FADES * each for each in both] for both in (gains, costs))
         who = 0 if past.kind in OPTIMIZER else 1
         costs[who] += past.seconds or 1.0
-        if past.status is Status.KEEP and past.value is not None:
-            gain = 0.0 if best is None else max(0.0, metric.gain(past.value, best))
-            gains[who] += gain
-            total, best = total + gain, past.value
+        gains[who] += gain
     hoped = total / max(1, len(history) - 1) or 1.0
     optimizer, agent = (
         (gain + hoped) / cost if cost else float("inf")
