@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from autoresearch import config
 from autoresearch.agents.hybrid import HybridAgent
+from autoresearch.agents.landscape import Landscape
+from autoresearch.agents.search import SearchAgent, dimensions_of
+from autoresearch.agents.sources import Parsed
 from autoresearch.agents.turns import AT_MOST, EACH_NEW, optimizer_next
 from autoresearch.config import ContractError
 from autoresearch.types import Assignment, Kind, Metric, Past, Plan, Proposal, Range, Status
@@ -143,6 +146,37 @@ def test_who_gains_more_for_its_time_has_more_turns() -> None:
 def test_nobody_is_forgotten(a: float, b: float, s: float, t: float) -> None:
     taken = turns({True: a, False: b}, {True: s, False: t})
     assert {*taken} == {True, False}
+
+
+def test_what_the_engine_combined_is_no_merit_of_the_coding_agent() -> None:
+    history = [BASELINE]
+    for number in range(1, 7):
+        kind = Kind.TUNE if number % 2 else Kind.IMPROVE
+        history.append(past(number, kind, Status.DISCARD, 1.1))
+    combined = past(7, Kind.COMBINE, Status.KEEP, 0.5)
+    plan = Plan("c7", Kind.IMPROVE)
+    for one in (True, False):
+        last = past(8, Kind.IMPROVE if one else Kind.TUNE, Status.DISCARD, 1.1)
+        assert optimizer_next(plan, [*history, combined, last], LOSS, ()) is one
+
+
+def radius(history: Sequence[Past], parent: str, text: str) -> float:
+    """How far the optimizer goes from a commit."""
+    here, trials = Parsed.of({"train.py": text}), SearchAgent().trials(history)
+    varied = dimensions_of(here, trials, {}, ("train.py",))
+    return Landscape.of(here, varied, trials, LOSS, parent).radius
+
+
+def test_a_line_beside_the_best_is_searched_as_widely_as_a_new_one() -> None:
+    history = [BASELINE, *(past(n, Kind.TUNE, Status.DISCARD, 1.1) for n in range(1, 31))]
+    history.append(past(31, Kind.IMPROVE, Status.DISCARD, 1.2, BETTER))
+    narrow, wide = radius(history, "c0", SOURCE), radius(history, "c31", BETTER)
+    assert wide > 3 * narrow
+    history.append(past(32, Kind.TUNE, Status.DISCARD, 1.3, BETTER, parent=31))
+    assert narrow < radius(history, "c31", BETTER) < wide
+    history.append(past(33, Kind.TUNE, Status.DISCARD, 1.15, BETTER, parent=31))
+    assert radius(history, "c33", BETTER) == wide
+    assert radius(history, "c0", SOURCE) == narrow
 
 
 def test_the_state_is_told_in_words() -> None:
