@@ -59,6 +59,11 @@ class Attempt:
         return True
 
     @property
+    def age_s(self) -> float:
+        """How long ago it was prepared, perhaps by an earlier engine."""
+        return time.time() - (self.folder / JOB).stat().st_mtime
+
+    @property
     def claimed(self) -> bool:
         """Whether a runner has started here, at any time."""
         return (self.folder / CLAIM).exists()

@@ -420,6 +420,7 @@ class QueueSection(Section):
     max_in_flight: int = Field(default=64, ge=1, le=10_000)
     poll: Duration = 15.0
     lost: Duration = 60.0
+    queue_timeout: Duration = 86_400.0
 
 
 class SlurmSection(QueueSection):

@@ -134,6 +134,21 @@ def test_what_slurm_never_takes_is_an_input_error(
     assert said in done.stderr and "[parallel.slurm]" in done.stderr
 
 
+def test_a_job_whose_turn_never_comes_is_taken_out_of_the_queue(
+    toy: Callable[..., Toy], slurm: Cluster
+) -> None:
+    waits = 'args = ["--begin=now+1hour"]\nqueue_timeout = "3s"\npoll = "1s"'
+    task = toy(parallel=f'executor = "slurm"\n[parallel.slurm]\n{waits}')
+    engine = task.start("run", "--max-experiments", "1", "--unconfined")
+    until(task.saw(lambda view: "waited for its turn for 3 s" in (view.paused or "")), 60)
+    until(lambda: active(slurm) == "", 10)
+    engine.terminate()
+    assert engine.wait(60) == 130
+    assert active(slurm) == ""
+    sample = task.view().experiments[0].taken[0].sample
+    assert sample.outcome is Outcome.VOID and "for its turn" in sample.reason
+
+
 def test_without_slurm_there_is_an_input_error(
     toy: Callable[..., Toy],
 ) -> None:

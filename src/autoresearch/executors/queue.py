@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,19 +69,20 @@ class QueueExecutor:
 
     ``poll_s`` is how often the scheduler is asked, for all jobs at once. ``lost_s`` is how long a
     job's result may take to appear after the scheduler has seen its end: network file systems show
-    new files late.
+    new files late. ``queued_s`` is how long a job may wait for its turn: some never have one.
     """
 
     detached = True
 
     def __init__(
         self, scheduler: Scheduler, *, max_in_flight: int, poll_s: float, lost_s: float,
-        shared: bool = True,
+        queued_s: float = math.inf, shared: bool = True,
     ) -> None:  # fmt: skip
         self.scheduler = scheduler
         self.shared = shared
         self.poll_s = poll_s
         self.lost_s = lost_s
+        self.queued_s = queued_s
         self._slots = asyncio.Semaphore(max_in_flight)
         self._asking = asyncio.Lock()
         self._asked = 0.0
@@ -147,10 +149,13 @@ class QueueExecutor:
                         f"the job ended without a result: {seen.detail};"
                         f" its runner printed: {attempt.last_words()}"
                     )
-            if claimed and now >= alive + SILENT_S:
+            silent = claimed and now >= alive + SILENT_S
+            if silent or (not claimed and attempt.age_s >= self.queued_s):
                 with contextlib.suppress(UnansweredError):
                     await self.scheduler.cancel(attempt.name)
-                raise ExecutorError(f"the job has been silent for {SILENT_S:g} s: {seen.detail}")
+                what = "was silent" if silent else "waited for its turn"
+                seconds = SILENT_S if silent else self.queued_s
+                raise ExecutorError(f"the job {what} for {seconds:g} s: {seen.detail}")
             await asyncio.sleep(GLANCE_S)
             seen = await self._where(attempt.name)
         return result

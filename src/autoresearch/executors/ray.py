@@ -40,7 +40,7 @@ def executor(contract: Contract) -> QueueExecutor:
     scheduler = Ray(own["address"], own["token"], own["python"], wanted, shared=own["shared"])
     return QueueExecutor(
         scheduler, max_in_flight=own["max_in_flight"], poll_s=own["poll"], lost_s=own["lost"],
-        shared=own["shared"],
+        queued_s=own["queue_timeout"], shared=own["shared"],
     )  # fmt: skip
 
 

@@ -48,8 +48,9 @@ def executor(contract: Contract) -> QueueExecutor:
         cpus=contract.run.cpus, gpus=contract.run.gpus, memory_bytes=contract.run.memory_bytes,
     )  # fmt: skip
     return QueueExecutor(
-        scheduler, max_in_flight=own["max_in_flight"], poll_s=own["poll"], lost_s=own["lost"]
-    )
+        scheduler, max_in_flight=own["max_in_flight"], poll_s=own["poll"], lost_s=own["lost"],
+        queued_s=own["queue_timeout"],
+    )  # fmt: skip
 
 
 class Slurm(Scheduler):
