@@ -35,7 +35,7 @@ SECRET = "SECRET-b27e60"
 HISTORY = "HISTORY-a90c55"
 HONEST = 0.01
 CONTROL_S = 15
-MOST_S = 60
+MOST_S = 150  # fifty thousand files are slow where other runs write durably to the same disk
 
 TRAIN = """\
 import json
