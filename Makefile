@@ -5,14 +5,12 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Where it is set, every start of the command line would compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test tests claims lint endurance lock clean
+.PHONY: demo test claims lint endurance lock clean
 
 demo: .venv/.demo
 	$(BIN)/autoresearch demo
 
-test: lint tests
-
-tests: .venv/.test
+test: .venv/.test lint
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 endurance: .venv/.test
@@ -25,10 +23,9 @@ endurance: .venv/.test
 	$(BIN)/python bench/early_end.py
 	$(BIN)/python bench/search.py --tinylm --jobs 2
 
-# What is claimed of the search agent, on synthetic landscapes. CI runs it beside the tests, in the
-# time that they leave.
+# What is claimed of the search agent, on synthetic landscapes; CI runs it before the tests.
 claims: .venv/.test
-	nice -n 19 $(BIN)/python bench/search.py --quick --jobs 2
+	$(BIN)/python bench/search.py --quick --jobs 2
 
 lint: .venv/.test
 	$(BIN)/ruff check .

@@ -21,7 +21,8 @@ MODULES = (on_files, on_git, on_score, on_secrets, on_limits, on_engine, on_text
 ATTACKS: tuple[Attack, ...] = tuple(attack for each in MODULES for attack in each.ATTACKS)
 # What a level confines; what is sealed, scored and done with text knows no level.
 CONFINED = (*on_secrets.ATTACKS, *on_limits.ATTACKS, *on_engine.ATTACKS)
-TOGETHER = 12
+# With rests in between, fewer than the experiments without a keep after which a run escalates.
+TOGETHER = 8
 # One less than the rejections in a row after which an engine pauses.
 IN_A_ROW = 4
 HARMLESS = Attack("does harmless work", ("discard",), agent="@EDIT@")

@@ -69,7 +69,7 @@ def test_kills_at_random_moments_lose_nothing(
             time.sleep(rng.uniform(0.05, 1.5))
         else:
             # Else the short phases would hardly ever be met.
-            wait_for(rng.choice(sorted(PHASES.values())), engine, 2.0)
+            wait_for(rng.choice(sorted(PHASES.values())), engine, 5.0)
             time.sleep(rng.uniform(0.0, PAUSE_S))
         hit[phase(engine.pid)] += 1
         if number % 10 == 9 and (below := children(engine.pid)):
