@@ -90,8 +90,9 @@ def test_two_gains_that_were_found_at_once_are_combined(toy: MakeToy) -> None:
 
 
 def test_gains_that_do_not_go_together_are_both_remembered(toy: MakeToy) -> None:
-    task = crew(toy, change("LR", "0.1"), f"sleep 1.5; {change('LR', '0.3')}")  # the better first
-    task.call("run", "--max-experiments", "5")
+    # The better one is decided first; its worker then has nothing new, and soon waits.
+    task = crew(toy, change("LR", "0.1"), f"sleep 0.7; {change('LR', '0.3')}")
+    task.call("run", "--max-experiments", "9")
     view = check_invariants(task)
     assert "LR = 0.1" in task.git("show", f"{view.branch}:train.py")
     clash = next(each for each in view.decided if each.combines is not None)
