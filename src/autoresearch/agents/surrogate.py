@@ -41,16 +41,17 @@ class Surrogate:
         crashed: Sequence[float],
     ) -> None:
         self.count = len(axes)
-        self.gaps = [0.0 if axis.ordered else (OTHER_CHOICE / REACH) ** 2 for axis in axes]
+        self.gaps = tuple(0.0 if axis.ordered else (OTHER_CHOICE / REACH) ** 2 for axis in axes)
         self.start = _in_reaches(start)
         rows = [_in_reaches(row) for row in rows]
         self.columns = list(zip(*rows, strict=True)) or [()] * self.count
-        gaps = tuple(self.gaps)
-        pairs = [[_pair(gaps, row, other) for other in rows[: j + 1]] for j, row in enumerate(rows)]
+        pairs = [
+            [_pair(self.gaps, row, other) for other in rows[: j + 1]] for j, row in enumerate(rows)
+        ]
         self.likes = [[likes for likes, _ in row] for row in pairs]
         self.joints = [[self._joint(away) for _, away in row] for row in pairs]
         self.shares = _scaled([axis.weight for axis in axes])
-        from_start = [self._squares(row, self.start) for row in rows]
+        from_start = [_squares(self.gaps, row, self.start) for row in rows]
         self.near = [[1 / (1 + each) for each in pair] for pair in from_start]
         self.away = [sum(pair) for pair in from_start]
         self._fit([w - self._prior(pair) for w, pair in zip(worse, from_start, strict=True)])
@@ -73,7 +74,7 @@ class Surrogate:
         """Expected gain over the incumbent, less what its chance of crashing costs."""
         place = _in_reaches(place)
         near, alike = self._kernel_from_start(place)
-        prior = self._prior(self._squares(place, self.start))
+        prior = self._prior(_squares(self.gaps, place, self.start))
         gain = self.at_start - prior - sum(map(mul, near, self.alpha))
         down = _solve_down(self.factor, near)
         variance = self.own - sum(map(mul, down, down))
@@ -122,9 +123,6 @@ class Surrogate:
         return _scaled(shares)
 
     # Likeness
-
-    def _squares(self, place: Vector, other: Vector) -> list[float]:
-        return _squares(self.gaps, place, other)
 
     def _joint(self, away: float) -> float:
         return INTERACTION * self.count * TOGETHER / (TOGETHER + away)
