@@ -274,32 +274,31 @@ class Coder:
     async def propose(self, assignment: Assignment) -> Proposal:
         file = assignment.workspace / assignment.editable[0]
         script, rng = file.read_text(), random.Random(f"{assignment.seed}/coder")
-        here = {part.name for part in self.task.present(script)}
-        tried = {
-            frozenset(part.name for part in self.task.present(past.sources()["train.py"]))
-            for past in assignment.history
-        }
+        here = self._parts(script)
+        tried = {self._parts(past.sources()["train.py"]) for past in assignment.history}
         bold = assignment.plan.kind is Kind.EXPLORE
         absent = [part for part in self.task.parts if part.name not in here]
         options = [
             chosen
             for chosen in itertools.combinations(absent, 2 if bold else 1)
-            if frozenset(part.name for part in self._having(script, chosen)) not in tried
+            if self._parts(self._having(script, chosen)) not in tried
         ]
         if options and (bold or rng.random() < 0.7):
             chosen = rng.choice(options)
-            for part in chosen:
-                script = self.task.add(script, part)
+            script = self._having(script, chosen)
             said = "add " + " and ".join(part.name for part in chosen)
         else:
             script, said = self._by_hand(script, rng)
         file.write_text(script)
         return Proposal(said, tokens=0, cost_usd=0.0)
 
-    def _having(self, script: str, chosen: Sequence[Part]) -> list[Part]:
+    def _parts(self, script: str) -> frozenset[str]:
+        return frozenset(part.name for part in self.task.present(script))
+
+    def _having(self, script: str, chosen: Sequence[Part]) -> str:
         for part in chosen:
             script = self.task.add(script, part)
-        return self.task.present(script)
+        return script
 
     def _by_hand(self, script: str, rng: random.Random) -> tuple[str, str]:
         """One constant, half or twice as far from nothing."""

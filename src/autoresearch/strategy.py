@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from .journal.view import Experiment, RunView
 from .lessons import gain_of
-from .types import Contract, Kind, Metric, Plan, Status
+from .types import OPTIMIZER, Contract, Kind, Metric, Plan, Status
 
 WINDOW = 120  # experiments looked back at
 BRANCH_POINTS = 12  # the last keeps, which lineages part from
@@ -34,7 +34,6 @@ ASIDE = 0.5  # the part of a wider frontier's experiments that extends other lin
 EXCHANGE = 0.15  # the part of those that takes over what the incumbent gained
 NOVELTY = 1.0  # typical effects that count for a place which nobody has extended yet
 PRICE = 0.05  # typical effects that ten more syntax tokens count against a place
-BY_NUMBERS = (Kind.TUNE, Kind.SIMPLIFY)
 
 
 def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan:
@@ -194,7 +193,7 @@ class Lineages:
             for each in self.of_commit.values()
             if each.decision is not None
             and each.decision.status is Status.DISCARD
-            and each.kind not in BY_NUMBERS
+            and each.kind not in OPTIMIZER
             and (gain := gain_of(each, self.metric)) is not None
             and gain > -NEAR * self.noise
         ]
@@ -218,7 +217,7 @@ class Lineages:
         found = []
         for first in self.of_commit.values():
             bold = first.kind is Kind.EXPLORE
-            changed = bold or (first.tokens_added and first.kind not in BY_NUMBERS)
+            changed = bold or (first.tokens_added and first.kind not in OPTIMIZER)
             if changed and first.parent in kept and first.commit not in kept:
                 found.append(self._followed(first))
         return found

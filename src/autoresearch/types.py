@@ -34,6 +34,9 @@ class Kind(StrEnum):
     TUNE = "tune"
 
 
+OPTIMIZER = (Kind.TUNE, Kind.SIMPLIFY)  # what is proposed without a model
+
+
 class Level(StrEnum):
     """How strongly this machine confines untrusted code, strongest first."""
 

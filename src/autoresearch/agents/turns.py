@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from ..types import Kind, Metric, Past, Plan, Status
+from ..types import OPTIMIZER, Kind, Metric, Past, Plan, Status
 from .sources import Key, Parsed, Trial
 
-OPTIMIZER = (Kind.TUNE, Kind.SIMPLIFY)
 EACH_NEW = 4  # experiments for each constant that a change of structure brought
 AT_MOST = 12  # the same for all of them together
 FADES = 0.9  # what an experiment counts for, with each later one
