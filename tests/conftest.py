@@ -19,6 +19,7 @@ from autoresearch.errors import StoreError
 from autoresearch.journal import Journal
 from autoresearch.journal.view import Experiment, RunView
 from autoresearch.run import FOLDER, tags
+from autoresearch.types import Decision, Status
 from tests.started import Server
 
 # Starts in less time than with what random adds to it.
@@ -204,6 +205,19 @@ class Toy:
 
     def experiment(self, number: int) -> Experiment:
         return self.view().experiments[number]
+
+    def measured(self, count: int) -> list[Decision]:
+        """Run until the baseline and ``count`` experiments were measured; their decisions.
+
+        What other tests take its cores from is void, and measured once more: it does not count.
+        """
+        target, done = count, list[Decision]()
+        while len(done) <= count and target < 2 * count + 4:
+            self.call("run", "--max-experiments", str(target))
+            decisions = [each.decision for each in self.view().decided]
+            done = [each for each in decisions if each and each.status is not Status.VOID]
+            target += count + 1 - len(done)
+        return done
 
     def statuses(self) -> list[str]:
         return [each.decision.status.value for each in self.view().decided if each.decision]

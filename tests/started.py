@@ -9,6 +9,7 @@ Python reads when it starts would be that of the others, so that who changes it 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -19,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module, reload
@@ -130,10 +132,29 @@ def _serve(requests: socket.socket) -> None:
         return
 
 
+def _run() -> None:
+    """What ``python -m autoresearch`` does, without taking every imported module apart at the end.
+
+    That would copy most of the memory that a fork shares.
+    """
+    try:
+        runpy.run_module("autoresearch", run_name="__main__", alter_sys=True)
+        code = 0
+    except SystemExit as ended:
+        if isinstance(ended.code, str):
+            raise
+        code = ended.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     for place, _ in COMMANDS.values():
         import_module(place.partition(":")[0])
     gc.collect()
     gc.freeze()
     _serve(socket.socket(fileno=int(sys.argv[1])))
-    runpy.run_module("autoresearch", run_name="__main__", alter_sys=True)
+    _run()

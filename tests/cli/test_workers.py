@@ -75,7 +75,8 @@ def overlaps(task: Toy) -> int:
 
 def test_two_gains_that_were_found_at_once_are_combined(toy: MakeToy) -> None:
     task = crew(toy, change("LR", "0.1"), change("WD", "0.1"))
-    task.call("run", "--max-experiments", "5")
+    # While the second is still measured, the first worker's agent repeats itself.
+    task.call("run", "--max-experiments", "9")
     view = check_invariants(task)
     assert overlaps(task) == 2
     both = next(each for each in view.decided if each.kind is Kind.COMBINE)

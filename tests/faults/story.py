@@ -19,16 +19,16 @@ awk -v now="$(date +%N)" '
 cat new >train.py; rm new
 grep '^LR' train.py
 """
-TRAIN = """\
-import os, time
+CONSTANTS = """\
 LR = 0.5
 STAMP = ""
-time.sleep(PAUSE)
-with open(os.environ["AUTORESEARCH_OUT"] + "/answer", "w") as file:
-    file.write(str(LR))
-print("trained")
 """
 # Shell starts in a tenth of the time that Python takes.
+TRAIN = """\
+sleep PAUSE
+sed -n 's/^LR = //p' train.py >"$AUTORESEARCH_OUT/answer"
+echo trained
+"""
 EVALUATE = """\
 sleep PAUSE
 awk -v seed="$AUTORESEARCH_SEED" -v answer="$(cat "$AUTORESEARCH_OUT/answer")" \\
@@ -41,21 +41,22 @@ mkdir -p data
 printf 0.1 >data/target
 """
 CHECK = "sleep PAUSE; echo ok\n"
-SCRIPTS = ("agent.sh", "train.py", "evaluate.sh", "check.sh", "prepare.sh")
+SCRIPTS = ("agent.sh", "train.sh", "evaluate.sh", "check.sh", "prepare.sh")
 
 
 def story(root: Path, *, pause_s: float = 0.0) -> Toy:
     """Make the task; each of its programs takes ``pause_s``."""
     files = {
         "agent.sh": AGENT,
-        "train.py": TRAIN,
+        "train.py": CONSTANTS,
+        "train.sh": TRAIN,
         "evaluate.sh": EVALUATE,
         "prepare.sh": PREPARE,
         "check.sh": CHECK,
     }
     sections = {
         "task": 'editable = ["train.py"]\ndata = ["data/"]\nhidden = ["data/target"]',
-        "run": 'command = "python3 train.py"\nsetup = "sh prepare.sh"\nbudget = "5s"',
+        "run": 'command = "sh train.sh"\nsetup = "sh prepare.sh"\nbudget = "5s"',
         "metric": 'name = "loss"\nevaluate = "sh evaluate.sh"',
         "guard": 'command = "sh check.sh"',
         "keep": "confirm = 1",

@@ -24,11 +24,22 @@ from tests.conftest import IDENTITY, Toy, counting, run, until
 from tests.faults.story import story
 from tests.invariants import Acknowledged, check_invariants
 
+# What a run passes, in its order: until its baseline is decided, and with every experiment.
+BEGINNING = (
+    "run.locked", "journal.created", "store.created", "store.adopted", "log.begun",
+    "journal.run_started", "journal.engine_started", "journal.setup_started", "setup.ran",
+    "journal.setup_done", "journal.opened", "journal.proposed", "journal.sealed",
+    "journal.attempt", "evaluation.exported", "sample.taken", "journal.sample", "guards.ran",
+    "journal.guarded", "journal.decided", "log.appended", "results.rebuilt",
+)  # fmt: skip
+EXPERIMENT = (
+    "journal.opened", "workspace.exported", "agent.ended", "workspace.captured",
+    "journal.proposed", "store.sealed", "journal.sealed", "journal.attempt", "sample.taken",
+    "journal.sample", "guards.ran", "journal.guarded", "journal.decided", "log.appended",
+    "results.appended", "branch.packed", "branch.moved", "journal.delivered",
+)  # fmt: skip
 # The first time is the baseline's: these are those of an agent's experiment.
-LATER = [f"{name}:2" for name in (
-    "journal.opened", "journal.proposed", "journal.sealed", "journal.guarded", "journal.decided",
-    "log.appended",
-)]  # fmt: skip
+LATER = [f"{name}:2" for name in EXPERIMENT if name in BEGINNING]
 DECIDED = (
     "journal.decided:2", "log.appended:2", "results.appended", "branch.packed", "branch.moved",
     "journal.delivered",
@@ -141,10 +152,35 @@ def _kill_there(
         said.write(killed.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [False, True], ids=["its beginning", "an experiment"])
+def test_killed_at_one_step_after_the_other_a_run_goes_on(
+    begun: bool, scenes: dict[bool, Path], tmp_path: Path
+) -> None:
+    task = Toy(tmp_path / "task")
+    shutil.copytree(scenes[begun], task.root, symlinks=True)
+    seen = Acknowledged()
+    seen.read(task)
+    for name in EXPERIMENT if begun else BEGINNING:
+        _kill_there(name, task, "run", "--tag", "t")
+        check_invariants(task, seen, recovered=False)
+        seen.read(task)
+    target = len(task.view().decided)
+    argv = ("run", "--tag", "t", "--max-experiments", str(target))
+    _kill_there("journal.run_ended", task, *argv)
+    assert len(check_invariants(task, seen, recovered=False).decided) == target + 1
+    task.call(*argv)
+    assert len(check_invariants(task, seen).decided) == target + 1
+
+
 @pytest.mark.parametrize(
     "name", [*(name for name in NAMES if name not in OF_A_VERIFICATION), *LATER]
 )
-def test_killed_there_a_run_continues(name: str, scenes: dict[bool, Path], tmp_path: Path) -> None:
+def test_killed_there_a_run_continues(
+    name: str, scenes: dict[bool, Path], tmp_path: Path, endurance: bool
+) -> None:
+    if name not in SCENES and not endurance:
+        pytest.skip("only with --endurance: killed there after other steps, a run goes on as well")
     prepare, argv, variables = SCENES.get(name, FIRST)
     task = Toy(tmp_path / "task")
     shutil.copytree(scenes[name in SCENES], task.root, symlinks=True)
@@ -295,6 +331,8 @@ def test_every_failpoint_is_in_the_list() -> None:
         "journal.created", "journal.moved", "journal.restored",
     }  # fmt: skip
     assert appended == set(EVENTS)
+    steps = {*BEGINNING, *EXPERIMENT, "journal.run_ended"}
+    assert steps | set(SCENES) | set(OF_A_VERIFICATION) == set(NAMES)
     assert set(re.findall(r"def _on_([a-z_]+)", text)) <= set(EVENTS)
 
 

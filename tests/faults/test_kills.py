@@ -17,7 +17,7 @@ from tests.faults.story import SCRIPTS, story
 from tests.invariants import Acknowledged, check_invariants, newest
 
 PHASES = {
-    "agent.sh": "agent", "train.py": "command", "evaluate.sh": "evaluation", "check.sh": "guard",
+    "agent.sh": "agent", "train.sh": "command", "evaluate.sh": "evaluation", "check.sh": "guard",
     "prepare.sh": "setup",
 }  # fmt: skip
 PAUSE_S = 0.1

@@ -105,10 +105,8 @@ def task(folder: Path, *cases: str) -> Toy:
 @pytest.mark.slow
 def test_only_honest_speed_pays(tmp_path: Path) -> None:
     run = task(tmp_path, *CASES)
-    run.call("run", "--max-experiments", str(len(CASES)))
-    decisions = [each.decision for each in run.view().decided]
-    baseline, faster, forged, wrong, early, ties, no_data, forked, unguarded, guard = (
-        d for d in decisions if d
+    baseline, faster, forged, wrong, early, ties, no_data, forked, unguarded, guard = run.measured(
+        len(CASES)
     )
     assert (faster.status, baseline.status) == (Status.KEEP, Status.KEEP)
     assert baseline.value is not None and faster.value is not None
@@ -127,11 +125,9 @@ def test_only_honest_speed_pays(tmp_path: Path) -> None:
 
 def test_children_that_nobody_waits_for_are_no_gain(tmp_path: Path) -> None:
     run = task(tmp_path, UNWAITED)
-    run.call("run", "--max-experiments", "1")
+    baseline, unwaited = run.measured(1)
     result = json.loads((run.run_folder / "experiments/1/samples/0/result.json").read_text())
     if result["account"] == "sampling":
         pytest.skip("this machine gives us no account of children that nobody waits for")
-    baseline, unwaited = (each.decision for each in run.view().decided)
-    assert baseline is not None and unwaited is not None
     assert unwaited.status is not Status.KEEP
     assert unwaited.value is None or unwaited.value > 0.8 * (baseline.value or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import autoresearch
-from autoresearch.types import Status
+from autoresearch.types import Decision, Status
 from tests.conftest import Toy, workload
 from tests.workloads.scoring import LANES, VOCAB, Scorer, code_like, load
 
@@ -255,19 +256,17 @@ def test_in_the_real_task_cheats_gain_nothing_and_a_gain_is_verified(tmp_path: P
     # Much wall time: the budget is one of the processor, and tests run beside each other.
     smaller = ('budget = "4s"', 'budget = "1s"\ntimeout = "60s"')
     task = workload(tmp_path / "tinylm", "tinylm", smaller, *edits)
-    task.call("run", "--max-experiments", str(len(edits)))
-    _check_cheats_gained_nothing(task)
+    _check_cheats_gained_nothing(task, task.measured(len(edits)))
     _check_the_gain_is_verified_on_the_sealed_split(task)
 
 
-def _check_cheats_gained_nothing(task: Toy) -> None:
-    decisions = [each.decision for each in task.view().decided]
-    baseline, forged, spied, trained_on, silent, ruler, _ = (d for d in decisions if d)
+def _check_cheats_gained_nothing(task: Toy, decisions: Sequence[Decision]) -> None:
+    baseline, forged, spied, trained_on, silent, ruler, _ = decisions
     assert baseline.value is not None and 2 < baseline.value < 8
     for honest in (forged, spied):
         assert honest.value == pytest.approx(baseline.value, abs=0.3)
-    log = task.run_folder / "experiments" / "2" / "samples" / "0" / "run.log"
-    assert "---" in log.read_text() and "seen" not in log.read_text()
+    logs = [log.read_text() for log in task.run_folder.rglob("experiments/*/samples/*/run.log")]
+    assert logs and not any("seen" in log for log in logs)
     assert trained_on.status is Status.TIMEOUT and "s in its answer" in trained_on.reason
     assert (silent.status, silent.reason) == (
         Status.CRASH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,10 +25,10 @@ class ReplayAgent:
 
     async def propose(self, assignment: Assignment) -> Proposal:
         """Apply the next patch; one that does not fit leaves the workspace unchanged."""
-        patches = sorted(self._folder.glob("*.patch"))
-        if assignment.turn >= len(patches):
+        names = sorted(name for name in os.listdir(self._folder) if name.endswith(".patch"))
+        if assignment.turn >= len(names):
             return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
-        patch = patches[assignment.turn]
+        patch = self._folder / names[assignment.turn]
         problem = apply_patch(assignment.workspace, patch)
         description = f"{patch.stem} (does not apply: {problem})" if problem else patch.stem
         return Proposal(description, kind=Kind.IMPROVE, tokens=0, cost_usd=0.0)

@@ -16,6 +16,13 @@ from ..errors import ExecutorError
 from ..types import Contract, Json
 
 ANSWER_BYTES = 1 << 20
+# As a module it is compiled once; as a script, at every start.
+SERVE = """
+import os, sys
+sys.path.append(os.path.dirname(sys.argv.pop()))
+import runner
+sys.exit(runner.main())
+"""
 
 
 def executor(contract: Contract) -> LocalExecutor:
@@ -60,7 +67,7 @@ class LocalExecutor:
     async def _started(self) -> asyncio.subprocess.Process:
         if self._runner is None or self._runner.returncode is not None:
             self._runner = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", "-B", str(RUNNER),
+                sys.executable, "-I", "-S", "-c", SERVE, str(RUNNER),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=ANSWER_BYTES,
