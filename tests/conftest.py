@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from autoresearch.journal import Journal
 from autoresearch.journal.view import Experiment, RunView
 from autoresearch.run import FOLDER, tags
 from autoresearch.types import Decision, Status
-from tests.started import Server
+from tests.started import Running, Server
 
 # Starts in less time than with what random adds to it.
 TRAIN = """\
@@ -100,22 +101,39 @@ _serving = threading.Lock()
 
 
 def run(
-    argv: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = CALL_S,
+    *,
+    fork: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command with nothing on standard input; ours as a fork where that is the same."""
-    global _server  # noqa: PLW0603 (it ends with this process)
     environment = os.environ if environment is None else environment
-    if tuple(argv[:3]) == COMMAND and sys.platform == "linux" and _serving.acquire(blocking=False):
-        try:
-            _server = _server or Server(PLAIN)
-            if _server.serves(environment):
-                return _server.run(argv[3:], cwd, environment, CALL_S)
-        finally:
-            _serving.release()
+    with _serving_fork(argv, environment if fork else None) as server:
+        if server is not None:
+            return server.run(argv[3:], cwd, environment, timeout_s)
     return subprocess.run(
-        argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=CALL_S, check=False,
-        stdin=subprocess.DEVNULL,
+        argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout_s,
+        errors="surrogateescape", check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _serving_fork(
+    argv: Sequence[str], environment: Mapping[str, str] | None
+) -> Iterator[Server | None]:
+    """The server that forks our command line, where a fork is the same, for one thread only."""
+    global _server  # noqa: PLW0603 (it ends with this process)
+    can = environment is not None and tuple(argv[:3]) == COMMAND and sys.platform == "linux"
+    if environment is None or not can or not _serving.acquire(blocking=False):
+        yield None
+        return
+    try:
+        _server = _server or Server(PLAIN)
+        yield _server if _server.serves(environment) else None
+    finally:
+        _serving.release()
 
 
 @dataclass
@@ -174,11 +192,14 @@ class Toy:
         """What commands in the background have printed."""
         return self.root.parent / "said.log"
 
-    def start(self, *argv: str) -> subprocess.Popen[bytes]:
+    def start(self, *argv: str) -> Running:
         """Start the command line in the background."""
-        with self.said.open("ab") as said:
+        command = self.command(*argv)
+        with self.said.open("ab") as said, _serving_fork(command, os.environ) as server:
+            if server is not None:
+                return server.start(argv, self.root, os.environ, said.fileno())
             return subprocess.Popen(
-                self.command(*argv), cwd=self.root, stdin=subprocess.DEVNULL,
+                command, cwd=self.root, stdin=subprocess.DEVNULL,
                 stdout=said, stderr=said, start_new_session=True,
             )  # fmt: skip
 

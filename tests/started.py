@@ -5,11 +5,13 @@ A fork is a process of its own, with its own directory, environment, output and 
 Python reads when it starts would be that of the others, so that who changes it is not served.
 
     python started.py SOCKET    serves: one request, with descriptors for output; one pid, one end
+A request with one more descriptor is answered there, by a process between that waits for the end.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -25,6 +27,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module, reload
 from pathlib import Path
+from typing import Any, Protocol
 
 from autoresearch import failpoint
 from autoresearch.cli import COMMANDS
@@ -32,6 +35,61 @@ from autoresearch.cli import COMMANDS
 REQUEST_BYTES = 1 << 17
 CHUNK = 1 << 16
 AT_START = ("PYTHON", "LANG", "LC_", "TZ")
+_keepers: list[int] = []
+
+
+class Running(Protocol):
+    """A command in the background, as ``subprocess.Popen`` has it."""
+
+    pid: int
+    returncode: int | Any  # None while it runs
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+class Fork:
+    """A command that runs as a fork of a server, in a session of its own."""
+
+    def __init__(self, ours: socket.socket) -> None:
+        self.socket = ours
+        self.pid = int(ours.recv(REQUEST_BYTES))
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None and select.select([self.socket], [], [], 0)[0]:
+            self.returncode = int(self.socket.recv(REQUEST_BYTES))
+            self.socket.close()
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        if self.returncode is None:
+            select.select([self.socket], [], [], timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return code
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 class Server:
@@ -77,6 +135,16 @@ class Server:
             raise subprocess.TimeoutExpired(argv, timeout_s)
         return subprocess.CompletedProcess(argv, code, *output)
 
+    def start(
+        self, argv: Sequence[str], cwd: Path, environment: Mapping[str, str], output: int
+    ) -> Fork:
+        """What ``subprocess.Popen`` does, with nothing on standard input and one output."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            request = json.dumps([list(argv), str(cwd), dict(environment)]).encode()
+            socket.send_fds(self.socket, [request], [output, output, theirs.fileno()])
+        return Fork(ours)
+
     def close(self) -> None:
         """End the process that is forked."""
         self.socket.close()
@@ -103,22 +171,33 @@ def _read(descriptors: Sequence[int], timeout_s: float) -> list[str] | None:
                 output[key.fd] += data
                 if not data:
                     left.unregister(key.fd)
-    return [output[each].decode() for each in descriptors]
+    return [output[each].decode(errors="surrogateescape") for each in descriptors]
 
 
 def _serve(requests: socket.socket) -> None:
     """Return in a fork for every request, which has become what was asked for but for its call."""
     while True:
-        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 2)
+        message, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 3)
         if not message:
             os._exit(0)
-        if pid := os.fork():
-            for each in descriptors:
-                os.close(each)
-            requests.send(str(pid).encode())
-            _, status = os.waitpid(pid, 0)
-            requests.send(str(os.waitstatus_to_exitcode(status)).encode())
+        in_background = len(descriptors) == 3
+        if in_background and (keeper := os.fork()):
+            _close(descriptors)
+            _reap(keeper)
             continue
+        answers = socket.socket(fileno=descriptors.pop()) if in_background else requests
+        if pid := os.fork():
+            _close(descriptors)
+            _, status = os.waitpid(pid, 0)
+            with contextlib.suppress(BrokenPipeError):
+                answers.send(str(os.waitstatus_to_exitcode(status)).encode())
+            if in_background:
+                os._exit(0)
+            continue
+        if in_background:
+            os.setsid()
+        answers.send(str(os.getpid()).encode())
+        answers.close()
         requests.close()
         for number, each in enumerate(descriptors, 1):
             os.dup2(each, number)
@@ -130,6 +209,17 @@ def _serve(requests: socket.socket) -> None:
         sys.argv[1:], sys.path[0] = argv, cwd  # as -m does
         reload(failpoint)  # the one module of ours that looks at the environment
         return
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for each in descriptors:
+        os.close(each)
+
+
+def _reap(keeper: int) -> None:
+    """Take note of processes between that have ended; the newest is still waiting."""
+    _keepers.append(keeper)
+    _keepers[:] = [each for each in _keepers if os.waitpid(each, os.WNOHANG) == (0, 0)]
 
 
 def _run() -> None:

@@ -37,6 +37,7 @@ from tests.agents.mock_model import (
 )
 from tests.cli.test_goal import BENCH, CONTRACT, SLOW
 from tests.conftest import IDENTITY, Toy, until
+from tests.started import Running
 
 MakeToy = Callable[..., Toy]
 LOWER = Edit("train.py", "LR = 0.5", "LR = 0.3")
@@ -301,7 +302,7 @@ def test_a_goal_becomes_a_contract_through_claude(
 
 
 @contextlib.contextmanager
-def engine(task: Toy) -> Iterator[subprocess.Popen[bytes]]:
+def engine(task: Toy) -> Iterator[Running]:
     """A run in the background, which is ended whatever happens."""
     running = task.start("run")
     try:

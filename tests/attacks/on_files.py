@@ -164,16 +164,18 @@ open('top', 'w')"
         plain=True,
         agent="""
 @EDIT@
-cat > random.py <<'EOF'
+cat > json.py <<'EOF'
 import scoring
-from _random import Random as Real
 
 scoring.loss = lambda w, target: 0.0
 
 
-class Random(Real):
-    def gauss(self, mean, width):
-        return 0.0
+def dumps(value):
+    return "{}"
+
+
+def load(file):
+    return {"w": 0, "target": 0}
 EOF
 """,
     ),

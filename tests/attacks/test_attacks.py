@@ -72,9 +72,11 @@ def test_there_are_enough_and_each_has_its_name() -> None:
     assert sorted(each.name for each in tried if each is not HARMLESS) == sorted(names)
 
 
-def test_attack(attacks: tuple[Attack, ...], level: Level, tmp_path: Path) -> None:
+def test_attack(attacks: tuple[Attack, ...], level: Level, tmp_path: Path, endurance: bool) -> None:
     if why := attacks[0].not_covered.get(level):
         pytest.skip(f"not covered at {level}: {why}")
-    arena = Arena(tmp_path, level)
+    # A fork starts without the person's secrets in its environment.
+    fork = not endurance and attacks[0] not in on_secrets.ATTACKS
+    arena = Arena(tmp_path, level, fork=fork)
     with arena.open(*attacks):
         arena.run(*attacks)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from tests.conftest import Toy, until
+from tests.started import Running
 
 # Counts its own starts outside of what a run looks at, and lasts as long as the test wants.
 TRAIN = """\
@@ -43,7 +43,7 @@ class World:
     def starts(self) -> list[str]:
         return self.starts_file.read_text().splitlines() if self.starts_file.exists() else []
 
-    def begin(self) -> subprocess.Popen[bytes]:
+    def begin(self) -> Running:
         """Start a run, and wait until the first sample of its first experiment is running."""
         self.hold.touch()
         engine = self.task.start("run", "--tag", "t", "--max-experiments", "1", "--unconfined")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from autoresearch.runner import children, descendants
 from tests.faults.story import SCRIPTS, story
 from tests.invariants import Acknowledged, check_invariants, newest
+from tests.started import Running
 
 PHASES = {
     "agent.sh": "agent", "train.sh": "command", "evaluate.sh": "evaluation", "check.sh": "guard",
@@ -44,7 +44,7 @@ def phase(pid: int) -> str:
     return "git" if any(said.startswith("git fast-import") for _, said in running) else "engine"
 
 
-def wait_for(wanted: str, engine: subprocess.Popen[bytes], seconds: float) -> None:
+def wait_for(wanted: str, engine: Running, seconds: float) -> None:
     """Wait until an engine does something, or not any longer."""
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up and engine.poll() is None and phase(engine.pid) != wanted:

@@ -18,6 +18,7 @@ from tests.conftest import IDENTITY, until
 from tests.faults.story import story
 from tests.faults.test_kills import phase
 from tests.invariants import check_invariants
+from tests.started import Running
 
 
 @pytest.mark.parametrize("hours", [1, -1])
@@ -51,7 +52,7 @@ def test_a_clock_that_is_set_moves_no_limit(hours: int, tmp_path: Path) -> None:
     assert check_invariants(task).end_reason == "limit reached: experiments 3"
 
 
-def stop_all(engine: subprocess.Popen[bytes], *, children: bool) -> list[int]:
+def stop_all(engine: Running, *, children: bool) -> list[int]:
     """Stop an engine and its runner, as Ctrl-Z or a debugger does; perhaps all below them, too."""
     pids = [engine.pid]
     for pid in descendants(engine.pid):
