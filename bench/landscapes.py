@@ -79,19 +79,25 @@ class Task:
 
 def read(script: str, axes: Sequence[Axis]) -> dict[str, Value]:
     """What a script says its constants are."""
-    names, found = {axis.name for axis in axes}, {}
-    for node in ast.parse(script).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            if name in names:
-                found[name] = eval(compile(ast.Expression(node.value), name, "eval"))
+    names, found = {axis.name for axis in axes}, dict[str, Value]()
+    told = [
+        node
+        for node in ast.parse(script).body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in names
+    ]
+    exec(compile(ast.Module(list(told), type_ignores=[]), "script", "exec"), {}, found)
     return found
 
 
 def write(script: str, values: Values) -> str:
     """The script with these constants."""
-    known = {each.name: each for each in constants.read(script)}
+    known = {each.name: each for each in _constants(script)}
     return constants.splice(script, [(known[name], value) for name, value in values.items()])
+
+
+_constants = cache(constants.read)
 
 
 def formula(

@@ -6,6 +6,7 @@ import io
 import re
 import tokenize
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
@@ -48,6 +49,7 @@ def tokens_added(before: Mapping[str, str], after: Mapping[str, str]) -> int:
     return new - sum(tokens(before[path], path) for path in changed if path in before)
 
 
+@lru_cache(maxsize=64)
 def _python(source: str) -> int:
     count = inside = 0
     statement: list[int] = []

@@ -17,7 +17,16 @@ from tests.conftest import IDENTITY, Toy
 MakeToy = Callable[..., Toy]
 
 SLOW = "def total(n):\n    return sum(i * i % 7 for i in range(n))\n"
-TEST = "from slow import total\n\n\ndef test_total():\n    assert total(4) == 1 + 4 + 2\n"
+TEST = """\
+import unittest
+
+from slow import total
+
+
+class Total(unittest.TestCase):
+    def test_total(self):
+        self.assertEqual(total(4), 1 + 4 + 2)
+"""
 CONTRACT = """\
 [task]
 editable = ["slow.py"]
@@ -33,20 +42,20 @@ evaluate = "python3 evaluate.py"
 """
 BENCH = """\
 import os, pathlib, slow
-pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(slow.total(2_000_000)))
+pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(slow.total(1_000_000)))
 """
 GOOD = f"""\
 cat >autoresearch.toml <<'E'
 {CONTRACT}
 [guard]
-command = "python3 -m pytest -q -p no:cacheprovider"
+command = "python3 -m unittest -q"
 E
 cat >bench.py <<'E'
 {BENCH}E
 cat >evaluate.py <<'E'
 import json, os, pathlib, sys
 found = pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer")
-if not found.is_file() or found.read_text() != str(sum(i * i % 7 for i in range(2_000_000))):
+if not found.is_file() or found.read_text() != str(sum(i * i % 7 for i in range(1_000_000))):
     sys.exit(3)
 print("seconds:", json.loads(pathlib.Path(os.environ["AUTORESEARCH_USAGE"]).read_text())["cpu_s"])
 E
@@ -121,7 +130,7 @@ def changed(old: str, by: str) -> str:
          "agent: leave it out"),
         (changed('"slow.py"', '"*.py"'), "evaluate.py is new and editable"),
         (changed('"slow.py"', '"slow.py", "test_slow.py"')
-         + "sed -i 's|-m pytest|-m pytest test_slow.py|' autoresearch.toml",
+         + "sed -i 's|-m unittest -q|-m unittest -q test_slow.py|' autoresearch.toml",
          "guard.command runs test_slow.py, which is editable"),
         (changed("evaluate = .*", "") + "sed -i 's|bench.py|slow.py|' autoresearch.toml",
          "the number is printed by slow.py, which is editable"),
@@ -131,7 +140,7 @@ def changed(old: str, by: str) -> str:
         (GOOD + "ln -s /etc/passwd data.txt", "data.txt is a symbolic link"),
         (GOOD + "printf '# \\033[2J\\n' >>evaluate.py", "evaluate.py has characters"),
         (changed('"10s"', '"5h"'), "run.budget: at most 1800 s"),
-        (changed("python3 -m pytest.*", 'false"'), "guard.command"),
+        (changed("python3 -m unittest.*", 'false"'), "guard.command"),
         (GOOD + "echo 'import random; print(\"seconds:\", random.random() ** 9)' >evaluate.py",
          "three runs of the same code gave"),
         (GOOD + "echo pass >bench.py; echo 'import os, random;"

@@ -97,12 +97,12 @@ def test_a_lucky_number_of_an_unconfirmed_run_is_found_out(toy: MakeToy) -> None
 
 THREE = """\
 import os
-import random
+from _random import Random
 
 A = 1.0
 B = 1.0
 C = 1.0
-noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
+noise = (Random(int(os.environ["AUTORESEARCH_SEED"])).random() - 0.5) / 289
 print("loss:", A + B + C + noise)
 """
 STEPS = counting(

@@ -194,6 +194,8 @@ def test_a_candidate_on_a_node_cannot_reach_what_its_runner_shares(
     (task.root / "agent.sh").write_text(f"#!/bin/sh\ncat >train.py <<'EOF'\n{hostile}EOF\n")
     contract = task.root / "autoresearch.toml"
     contract.write_text(f"{contract.read_text()}[parallel]\n{SLURM}")
+    train = task.root / "train.sh"
+    train.write_text(train.read_text().replace("echo trained", "python3 train.py"))
     task.git("commit", "--quiet", "--all", "-m", "Hostile")
     task.call("run", "--tag", "t", "--max-experiments", "1")
     view = check_invariants(task)

@@ -209,7 +209,7 @@ def test_a_simulated_run_keeps_every_invariant(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    experiments = 1500 if endurance else 200
+    experiments = 1500 if endurance else 120
     world = World(random.Random(seed), FakeClock(), crowded=seed > 0)
     monkeypatch.setattr("autoresearch.run.secrets.randbits", world.rng.getrandbits)
     folder = Path(tempfile.mkdtemp(prefix="autoresearch-model-", dir=SHM if SHM.is_dir() else None))

@@ -86,7 +86,7 @@ def test_the_terminal_closed_does_not_end_a_run(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_on_a_terminal(times: int, tmp_path: Path) -> None:
-    task = story(tmp_path / "task", pause_s=2.0 if times == 2 else 0.2)
+    task = story(tmp_path / "task", pause_s=1.0 if times == 2 else 0.2)
     engine, ours = on_terminal(task, "run", "--tag", "t")
     shown = bytearray()
     drain(ours, shown)

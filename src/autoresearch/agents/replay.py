@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class ReplayAgent:
 
     async def propose(self, assignment: Assignment) -> Proposal:
         """Apply the next patch; one that does not fit leaves the workspace unchanged."""
-        names = sorted(name for name in os.listdir(self._folder) if name.endswith(".patch"))
+        names = sorted(each.name for each in self._folder.iterdir() if each.suffix == ".patch")
         if assignment.turn >= len(names):
             return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
         patch = self._folder / names[assignment.turn]
