@@ -35,7 +35,7 @@ from tests.agents.mock_model import (
     Turn,
     rate_limited,
 )
-from tests.cli.test_goal import BENCH, CONTRACT, SLOW
+from tests.cli.test_goal import BENCH, CONTRACT, EVALUATE, SLOW
 from tests.conftest import IDENTITY, Toy, until
 from tests.started import Running
 
@@ -55,14 +55,6 @@ priority = 300
 """
 NIGHT_S = 1500
 TURN = INPUT_TOKENS + OUTPUT_TOKENS
-
-EVALUATE = """\
-import json, os, pathlib, sys
-found = pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer")
-if not found.is_file() or found.read_text() != "3999997":
-    sys.exit(3)
-print("seconds:", json.loads(pathlib.Path(os.environ["AUTORESEARCH_USAGE"]).read_text())["cpu_s"])
-"""
 
 
 @dataclass(frozen=True)

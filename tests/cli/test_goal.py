@@ -44,6 +44,13 @@ BENCH = """\
 import os, pathlib, slow
 pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer").write_text(str(slow.total(1_000_000)))
 """
+EVALUATE = """\
+import json, os, pathlib, sys
+found = pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer")
+if not found.is_file() or found.read_text() != "1999998":
+    sys.exit(3)
+print("seconds:", json.loads(pathlib.Path(os.environ["AUTORESEARCH_USAGE"]).read_text())["cpu_s"])
+"""
 GOOD = f"""\
 cat >autoresearch.toml <<'E'
 {CONTRACT}
@@ -53,12 +60,7 @@ E
 cat >bench.py <<'E'
 {BENCH}E
 cat >evaluate.py <<'E'
-import json, os, pathlib, sys
-found = pathlib.Path(os.environ["AUTORESEARCH_OUT"], "answer")
-if not found.is_file() or found.read_text() != str(sum(i * i % 7 for i in range(1_000_000))):
-    sys.exit(3)
-print("seconds:", json.loads(pathlib.Path(os.environ["AUTORESEARCH_USAGE"]).read_text())["cpu_s"])
-E
+{EVALUATE}E
 """
 ASK = ("init", "--goal", "make total faster", "--agent", "./agent.sh {prompt_file}")
 
