@@ -80,14 +80,14 @@ class Task:
 def read(script: str, axes: Sequence[Axis]) -> dict[str, Value]:
     """What a script says its constants are."""
     names, found = {axis.name for axis in axes}, dict[str, Value]()
-    told = [
+    told: list[ast.stmt] = [
         node
         for node in ast.parse(script).body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and node.targets[0].id in names
     ]
-    exec(compile(ast.Module(list(told), type_ignores=[]), "script", "exec"), {}, found)
+    exec(compile(ast.Module(told, type_ignores=[]), "script", "exec"), {}, found)
     return found
 
 

@@ -227,16 +227,19 @@ class Toy:
     def experiment(self, number: int) -> Experiment:
         return self.view().experiments[number]
 
-    def measured(self, count: int) -> list[Decision]:
-        """Run until the baseline and ``count`` experiments were measured; their decisions.
+    def measured(self, count: int) -> list[tuple[Experiment, Decision]]:
+        """Run until the baseline and ``count`` experiments were measured; these, as decided.
 
         What other tests take its cores from is void, and measured once more: it does not count.
         """
-        target, done = count, list[Decision]()
+        target, done = count, list[tuple[Experiment, Decision]]()
         while len(done) <= count and target < 2 * count + 4:
             self.call("run", "--max-experiments", str(target))
-            decisions = [each.decision for each in self.view().decided]
-            done = [each for each in decisions if each and each.status is not Status.VOID]
+            done = [
+                (each, decision)
+                for each in self.view().decided
+                if (decision := each.decision) and decision.status is not Status.VOID
+            ]
             target += count + 1 - len(done)
         return done
 

@@ -15,7 +15,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -344,7 +343,7 @@ class Arena:
         log = self.folder / "said.log"
         with log.open("wb") as out:
             engine = subprocess.Popen(
-                [sys.executable, "-m", "autoresearch", "run", "--max-experiments", "1"],
+                [*COMMAND, "run", "--max-experiments", "1"],
                 cwd=self.task.root, env=self.environment, stdin=subprocess.DEVNULL, stdout=out,
                 stderr=out, start_new_session=True,
             )  # fmt: skip

@@ -105,8 +105,8 @@ def task(folder: Path, *cases: str) -> Toy:
 @pytest.mark.slow
 def test_only_honest_speed_pays(tmp_path: Path) -> None:
     run = task(tmp_path, *CASES)
-    baseline, faster, forged, wrong, early, ties, no_data, forked, unguarded, guard = run.measured(
-        len(CASES)
+    baseline, faster, forged, wrong, early, ties, no_data, forked, unguarded, guard = (
+        decision for _, decision in run.measured(len(CASES))
     )
     assert (faster.status, baseline.status) == (Status.KEEP, Status.KEEP)
     assert baseline.value is not None and faster.value is not None
@@ -125,7 +125,7 @@ def test_only_honest_speed_pays(tmp_path: Path) -> None:
 
 def test_children_that_nobody_waits_for_are_no_gain(tmp_path: Path) -> None:
     run = task(tmp_path, UNWAITED)
-    baseline, unwaited = run.measured(1)
+    baseline, unwaited = (decision for _, decision in run.measured(1))
     result = json.loads((run.run_folder / "experiments/1/samples/0/result.json").read_text())
     if result["account"] == "sampling":
         pytest.skip("this machine gives us no account of children that nobody waits for")

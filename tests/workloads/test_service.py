@@ -285,16 +285,18 @@ def test_only_honest_speed_pays(tmp_path: Path) -> None:
         roams = ROAMS.replace("PORT", str(outside.getsockname()[1])).replace("MARKER", marker)
         cases = (FASTER, doing(FORGES), doing(roams), "sed -i 's/= 8/= 80/' evaluate.py")
         run = task(tmp_path, *cases)
-        baseline, faster, forged, roaming, protected = run.measured(len(cases))
+        measured = run.measured(len(cases))
         with pytest.raises(BlockingIOError):
             outside.accept()
     found = subprocess.run(["pgrep", "-f", f"sleep {marker}"], capture_output=True, check=False)
     assert found.stdout == b""
+    baseline, faster, forged, roaming, protected = (decision for _, decision in measured)
     assert (baseline.status, faster.status) == (Status.KEEP, Status.KEEP)
     assert baseline.value is not None and faster.value is not None
     assert faster.value > 1.3 * baseline.value
-    said = [log.read_text() for log in run.run_folder.rglob("experiments/*/samples/0/answer.log")]
-    assert any("METRIC requests_per_s=1000000000" in log for log in said)
+    samples = run.run_folder / f"experiments/{measured[2][0].number}/samples"
+    said = (samples / "0/answer.log").read_text()
+    assert "METRIC requests_per_s=1000000000" in said
     for other in (forged, roaming):
         # It serves, so it is measured; what it prints and where it looks makes no difference.
         assert other.value is not None and other.value < 10 * faster.value, other

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import autoresearch
+from autoresearch.journal.view import Experiment
 from autoresearch.types import Decision, Status
 from tests.conftest import Toy, workload
 from tests.workloads.scoring import LANES, VOCAB, Scorer, code_like, load
@@ -260,13 +261,16 @@ def test_in_the_real_task_cheats_gain_nothing_and_a_gain_is_verified(tmp_path: P
     _check_the_gain_is_verified_on_the_sealed_split(task)
 
 
-def _check_cheats_gained_nothing(task: Toy, decisions: Sequence[Decision]) -> None:
-    baseline, forged, spied, trained_on, silent, ruler, _ = decisions
+def _check_cheats_gained_nothing(
+    task: Toy, measured: Sequence[tuple[Experiment, Decision]]
+) -> None:
+    baseline, forged, spied, trained_on, silent, ruler, _ = (decision for _, decision in measured)
     assert baseline.value is not None and 2 < baseline.value < 8
     for honest in (forged, spied):
         assert honest.value == pytest.approx(baseline.value, abs=0.3)
-    logs = [log.read_text() for log in task.run_folder.rglob("experiments/*/samples/*/run.log")]
-    assert logs and not any("seen" in log for log in logs)
+    number = measured[2][0].number
+    log = task.run_folder / "experiments" / str(number) / "samples" / "0" / "run.log"
+    assert "---" in log.read_text() and "seen" not in log.read_text()
     assert trained_on.status is Status.TIMEOUT and "s in its answer" in trained_on.reason
     assert (silent.status, silent.reason) == (
         Status.CRASH,
