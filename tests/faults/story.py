@@ -1,4 +1,7 @@
-"""A task with everything in it: setup, data, an agent, a command, an evaluation and a guard."""
+"""A task with everything in it: setup, data, an agent, a command, an evaluation and a guard.
+
+Every step of its agent gains fifty times the noise, however many there are.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ AGENT = """\
 [ -n "$AGENT_REPEATS" ] && { date '+# %N' >>train.py; exit 0; }
 sleep PAUSE
 awk -v now="$(date +%N)" '
-/^LR/ { printf "LR = %.6f\\n", 0.1 + ($3 - 0.1) / 2; next }
+/^LR/ { printf "LR = %.6f\\n", $3 - 0.05; next }
 /^STAMP/ { printf "STAMP = \\"%s\\"\\n", now; next }
 { print }' train.py >new
 cat new >train.py; rm new
@@ -33,7 +36,7 @@ EVALUATE = """\
 sleep PAUSE
 awk -v seed="$AUTORESEARCH_SEED" -v answer="$(cat "$AUTORESEARCH_OUT/answer")" \\
   -v target="$(cat data/target)" '
-BEGIN { srand(seed); printf "loss: %.9f\\n", (answer - target) ^ 2 + (rand() - 0.5) / 289 }'
+BEGIN { srand(seed); printf "loss: %.9f\\n", answer - target + (rand() - 0.5) / 289 }'
 """
 PREPARE = """\
 sleep PAUSE

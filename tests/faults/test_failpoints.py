@@ -165,7 +165,7 @@ def test_killed_at_one_step_after_the_other_a_run_goes_on(
     seen = Acknowledged()
     seen.read(task)
     for name in EXPERIMENT if begun else BEGINNING:
-        _kill_there(name, task, "run", "--tag", "t")
+        _kill_there(name, task, "run", "--tag", "t", "--max-experiments", "50")
         check_invariants(task, seen, recovered=False)
         seen.read(task)
         if begun and name in DECIDED:
