@@ -114,9 +114,15 @@ def _check_results(folder: Path, view: RunView, recovered: bool) -> None:
 
 def _check_log(folder: Path, view: RunView, events: list[object], recovered: bool) -> None:
     ref = f"refs/autoresearch/{folder.name}/log"
-    store = Store(folder / "store.git")
     if not view.base:
         return
+    with contextlib.closing(Store(folder / "store.git")) as store:
+        _check_entries(store, ref, view, events, recovered)
+
+
+def _check_entries(
+    store: Store, ref: str, view: RunView, events: list[object], recovered: bool
+) -> None:
     assert store.problem(ref) == ""
     messages = [message for _, message in reversed(store.history(ref))]
     titles = [message.splitlines()[0] for message in messages[1:]]

@@ -109,6 +109,7 @@ def test_delivery_refuses_a_moved_or_checked_out_branch(store: Store, person: To
 
 def test_hooks_of_the_person_do_not_run(store: Store, person: Toy, tmp_path: Path) -> None:
     hook = person.root / ".git" / "hooks" / "reference-transaction"
+    hook.parent.mkdir()
     hook.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     hook.chmod(0o755)
     sealed = store.seal(git.head(person.root), {"train.py": (REGULAR, b"1")}, "First", REF)

@@ -433,8 +433,8 @@ def test_what_a_killed_engine_and_runner_left_is_swept(jail: Jail) -> None:
     process = jail.process("import time; time.sleep(600)")
     orphan = subprocess.Popen(process["argv"], env=process["env"], cwd=process["cwd"])
     until(lambda: b"landlock" not in Path(f"/proc/{orphan.pid}/cmdline").read_bytes())
-    assert sandbox.sweep(jail.folder.with_name("nowhere")) == 0
-    assert sandbox.sweep(jail.folder) == 1
+    assert sandbox.sweep([jail.folder.with_name("nowhere")]) == 0
+    assert sandbox.sweep([jail.folder]) == 1
     assert orphan.wait(5) == -signal.SIGKILL
 
 

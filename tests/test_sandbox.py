@@ -280,8 +280,8 @@ def test_sandboxes_of_a_killed_engine_are_swept(tmp_path: Path) -> None:
     argv = [str(word) for word in FOUND.process(box)["argv"]]  # type: ignore[union-attr]
     orphan = subprocess.Popen(argv, env={"PATH": "/usr/bin"})
     time.sleep(0.3)
-    assert sandbox.sweep(tmp_path / "scr") == 0
-    assert sandbox.sweep(tmp_path) >= 1
+    assert sandbox.sweep([tmp_path / "scr"]) == 0
+    assert sandbox.sweep([tmp_path]) >= 1
     assert orphan.wait(5) != 0
 
 

@@ -431,7 +431,7 @@ class Bench:
         """Remove the trees that processes worked in, and what a killed runner left there."""
         scratch, work = self.places.scratch, self.places.work
         alone = self.slot.of == 1
-        sweep(scratch.parent if alone else scratch, self.places.attempts)
+        sweep([scratch.parent if alone else scratch], [self.places.attempts])
         remove(work if work and alone else scratch)
 
     # Reading results

@@ -61,6 +61,7 @@ class Desk:
         self.memory = Memory(bench.places, run.store, contract)
         self.seat = Seat(contract, bench, run.places, self.memory.folder)
         self._sources: dict[str, dict[str, str]] = {}
+        self._pasts: dict[int, Past] = {}
 
     async def ask(self, record: Experiment, folder: Path, answer: str = "") -> Proposal:
         """Let the agent edit ``folder``, an export of the experiment's parent.
@@ -217,7 +218,12 @@ class Desk:
         """The baseline, what was kept, and the last experiments, oldest first."""
         chosen = {each.number: each for each in self.view.kept[-HISTORY:]}
         chosen |= {each.number: each for each in self.view.decided[-HISTORY:]}
-        return [self._past(chosen[number]) for number in sorted(chosen)]
+        # Of the last time, all but the newest are there.
+        self._pasts = {
+            number: self._pasts.get(number) or self._past(chosen[number])
+            for number in sorted(chosen)
+        }
+        return list(self._pasts.values())
 
     def _past(self, experiment: Experiment) -> Past:
         decision = experiment.decision

@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import DiskFullError, ExecutorError, StoreError, UserError
+from .errors import AutoresearchError, DiskFullError, ExecutorError, StoreError, UserError
 from .failpoint import failpoint
 
 IDENTITY = "autoresearch <autoresearch@localhost>"
@@ -27,6 +27,7 @@ REGULAR, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 CACHED_BLOB_BYTES = 1 << 20
 CACHE_BYTES = 64 << 20
 SHALLOW = "shallow"
+NO_TEMPLATE = "--template="
 LEFTOVERS = (
     "*.lock", "refs/**/*.lock", "fast_import_crash_*",
     "objects/*/tmp_obj_*", "objects/pack/tmp_*", "objects/pack/.tmp-*",
@@ -35,6 +36,9 @@ STORE_CONFIG = {
     "core.fsync": "all",
     "gc.auto": "0",
     "maintenance.auto": "false",
+    # There are none: looking for them would start a process each.
+    "core.commitGraph": "false",
+    "core.multiPackIndex": "false",
     "core.hooksPath": os.devnull,
     "core.logAllRefUpdates": "false",
 }
@@ -121,7 +125,8 @@ class Store:
     def create(cls, path: Path) -> Store:
         """Make the store anew; what a killed attempt left there is removed."""
         shutil.rmtree(path, ignore_errors=True)
-        git("init", "--quiet", "--bare", str(path), cwd=path.parent, env=environment())
+        argv = ("init", "--quiet", "--bare", NO_TEMPLATE, str(path))
+        git(*argv, cwd=path.parent, env=environment())
         failpoint("store.created")
         return cls(path)
 
@@ -207,12 +212,9 @@ class Store:
         """The bytes of a blob or commit."""
         if (known := self._blobs.get(oid)) is not None:
             return known
-        head = self._ask(oid) or self._ask(oid)  # twice: somebody may have killed the reader
-        if len(head) != 3:
+        if (found := self._look_up(oid)) is None:
             raise StoreError(f"{self.path}: object {oid} is missing")
-        assert self._reader is not None and self._reader.stdout is not None
-        data = self._reader.stdout.read(int(head[2]))
-        self._reader.stdout.read(1)
+        _, data = found
         if len(data) <= CACHED_BLOB_BYTES:
             if self._cached > CACHE_BYTES:
                 self._blobs.clear()
@@ -221,7 +223,17 @@ class Store:
             self._cached += len(data)
         return data
 
-    def _ask(self, oid: str) -> list[bytes]:
+    def _look_up(self, name: str) -> tuple[str, bytes] | None:
+        """The object that a ref or an object's own name stands for, if it is there."""
+        head = self._ask(name) or self._ask(name)  # twice: somebody may have killed the reader
+        if len(head) != 3:
+            return None
+        assert self._reader is not None and self._reader.stdout is not None
+        data = self._reader.stdout.read(int(head[2]))
+        self._reader.stdout.read(1)
+        return head[0].decode(), data
+
+    def _ask(self, name: str) -> list[bytes]:
         """The reading process's first line about an object; empty where the process was dead."""
         if self._reader is None:
             self._reader = subprocess.Popen(
@@ -234,7 +246,7 @@ class Store:
             )
         assert self._reader.stdin is not None and self._reader.stdout is not None
         try:
-            self._reader.stdin.write(f"{oid}\n".encode())
+            self._reader.stdin.write(f"{name}\n".encode())
             self._reader.stdin.flush()
             head = self._reader.stdout.readline().split()
         except BrokenPipeError:
@@ -267,13 +279,9 @@ class Store:
                     file.chmod(0o755)
 
     def resolve(self, ref: str) -> str | None:
-        """The commit that a ref names, or None."""
-        if not self.path.is_dir():
-            return None
-        done = git(
-            "rev-parse", "--verify", "--quiet", ref, cwd=self.path, env=self._env, check=False
-        )
-        return done.stdout.decode().strip() or None
+        """The commit that a ref names, or None where it or the commit is missing."""
+        found = self._look_up(ref) if self.path.is_dir() else None
+        return found[0] if found else None
 
     def length(self, ref: str) -> int | None:
         """How many commits lie along the first parents of ``ref``; None where it is unreadable."""
@@ -285,7 +293,7 @@ class Store:
 
     def message(self, commit: str) -> str:
         """What a commit says."""
-        return self._git("log", "-1", "--format=%B", commit).decode(errors="replace").strip()
+        return self.read(commit).partition(b"\n\n")[2].decode(errors="replace").strip()
 
     def history(self, ref: str) -> list[tuple[str, str]]:
         """Commits and messages along the first parents of ``ref``, newest first."""
@@ -380,7 +388,11 @@ class Store:
                 stream.append(b"M %s inline %s\n" % (mode.encode(), name))
                 stream.append(b"data %d\n%s\n" % (len(data), data))
         stream.append(b"get-mark :1\ndone\n")
-        out = self._git("fast-import", "--quiet", "--force", "--done", stdin=b"".join(stream))
+        try:
+            out = self._git("fast-import", "--quiet", "--force", "--done", stdin=b"".join(stream))
+        except AutoresearchError:
+            self.clear_leftovers()  # its report, among others
+            raise
         return out.decode().strip()
 
     def adopt(self, repository: Path, commit: str) -> None:
@@ -560,11 +572,12 @@ def disposable_repository(folder: Path, ignored: str) -> None:
 
     ``ignored`` is a pattern of what is shown in it and belongs to no change.
     """
-    env = environment() | {
+    env = environment() | _configured({"maintenance.auto": "false"}) | {
         "GIT_AUTHOR_NAME": "autoresearch", "GIT_AUTHOR_EMAIL": "autoresearch@localhost",
         "GIT_COMMITTER_NAME": "autoresearch", "GIT_COMMITTER_EMAIL": "autoresearch@localhost",
     }  # fmt: skip
-    git("init", "--quiet", cwd=folder, env=env)
+    git("init", "--quiet", NO_TEMPLATE, cwd=folder, env=env)
     git("add", "--all", cwd=folder, env=env)
     git("commit", "--quiet", "--message", "Parent of this experiment", cwd=folder, env=env)
-    exclude(folder, ignored)
+    (folder / ".git" / "info").mkdir()
+    (folder / ".git" / "info" / "exclude").write_text(f"{ignored}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -31,8 +32,6 @@ EXECUTORS = {
 # An idea in words waits for another one.
 WORDLESS = ("search", "replay")
 EXTRAS = {"api": "autoresearch[api]"}
-ENTRY_POINTS = "autoresearch.agents"
-EXECUTOR_ENTRY_POINTS = "autoresearch.executors"
 
 
 def reads(name: str) -> bool:
@@ -46,16 +45,9 @@ def agent(choice: AgentChoice, root: Path) -> Agent:
     Raises:
         UserError: no agent has that name, or what it needs is not installed.
     """
-    known = AGENTS | {each.name: each.value for each in entry_points(group=ENTRY_POINTS)}
-    if choice.use not in known:
-        raise UserError(
-            f"agent.use = {choice.use!r}: no such agent",
-            fix=f"use one of {', '.join(sorted(known))}",
-        )
-    module, _, name = known[choice.use].partition(":")
+    place = _place(choice.use, AGENTS, "agent", "agent.use")
     try:
-        make: Any = getattr(import_module(module), name)
-        made: Agent = make({**choice.options, "root": str(root), "env": list(choice.env)})
+        made: Agent = _load(place)({**choice.options, "root": str(root), "env": list(choice.env)})
     except ImportError as error:
         if choice.use not in EXTRAS:
             raise
@@ -82,14 +74,24 @@ def executor(contract: Contract) -> Executor:
     Raises:
         UserError: none has that name.
     """
-    found = {each.name: each.value for each in entry_points(group=EXECUTOR_ENTRY_POINTS)}
-    known, name = EXECUTORS | found, contract.parallel.executor
+    place = _place(contract.parallel.executor, EXECUTORS, "executor", "parallel.executor")
+    made: Executor = _load(place)(contract)
+    return made
+
+
+def _place(name: str, ours: Mapping[str, str], what: str, key: str) -> str:
+    """Where a maker is; looking through all that is installed takes longer than to start a run."""
+    if name in ours:
+        return ours[name]
+    theirs = {each.name: each.value for each in entry_points(group=f"autoresearch.{what}s")}
+    known = {**theirs, **ours}
     if name not in known:
         raise UserError(
-            f"parallel.executor = {name!r}: no such executor",
-            fix=f"use one of {', '.join(sorted(known))}",
+            f"{key} = {name!r}: no such {what}", fix=f"use one of {', '.join(sorted(known))}"
         )
-    module, _, maker = known[name].partition(":")
-    make: Any = getattr(import_module(module), maker)
-    made: Executor = make(contract)
-    return made
+    return known[name]
+
+
+def _load(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

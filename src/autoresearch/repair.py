@@ -103,6 +103,7 @@ def rebuild_store(store: Store, ref: str, view: RunView, repository: Path, reaso
     for commit in lost:
         draft.forget(commit)
     draft.begin_log(ref, f"run {view.tag}\n")
+    store.close()
     if store.path.is_dir():
         store.path.rename(_aside(store.path))
     failpoint("store.moved")

@@ -56,10 +56,12 @@ class Run:
         self._snapshots: Snapshots | None = None
         try:
             inbox.take(places.run, inbox.PASSING)  # meant for an engine that is gone
-            for each in (places, places.apart()):
-                sandbox.sweep(each.scratch.parent, each.attempts)
-                for folder in each.trees():
-                    remove(folder)
+            apart = places.apart()
+            sandbox.sweep(
+                [places.scratch.parent, apart.scratch.parent], [places.attempts, apart.attempts]
+            )
+            for folder in (*places.trees(), *apart.trees()):
+                remove(folder)
             self.store.clear_leftovers()
             self._mend_journal()
             self.journal = Journal(places.run / "journal.db", clock=clock)
@@ -102,6 +104,7 @@ class Run:
         # Of an attempt that was killed, perhaps on another commit.
         remove(self.places.run / "setup")
         head = base
+        self.store.close()
         self.store = Store.create(self.store.path)
         self.store.adopt(self.places.repository, head)
         if edits:

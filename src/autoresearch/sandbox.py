@@ -278,14 +278,21 @@ def _gpu_devices() -> list[Path]:
 
 
 def _ways_out(*files: Path, remaps: bool) -> str:
-    """A shell script that exits with a key of ``OPEN`` where something is, or 0."""
+    """A shell script that exits with a key of ``OPEN`` where something is, or 0.
+
+    With what a shell can do by itself: a run starts sooner without eight more processes.
+    """
+    readable = "".join(
+        f"{{ true <{shlex.quote(str(each))}; }} 2>/dev/null && exit 11; " for each in files
+    )
     hidden = (
-        " test $(ls -d /proc/[0-9]* | wc -l) -lt 9 || exit 12;"
-        " test $(tail -n +3 /proc/net/dev | wc -l) -le 1 || exit 13;"
+        "set -- /proc/[0-9]*; test $# -lt 9 || exit 12;"
+        " rows=0; while read -r line; do rows=$((rows + 1)); done </proc/net/dev;"
+        " test $rows -le 3 || exit 13; "
     )
     return (
-        f"cat {shlex.join(map(str, files))} 2>/dev/null && exit 11;{hidden if remaps else ''}"
-        " touch /usr/.autoresearch-probe 2>/dev/null && exit 14; exit 0"
+        f"{readable}{hidden if remaps else ''}"
+        "{ true >/usr/.autoresearch-probe; } 2>/dev/null && exit 14; exit 0"
     )
 
 
@@ -517,7 +524,7 @@ def _last_words(result: subprocess.CompletedProcess[bytes]) -> str:
     return said[-1] if said else f"exit {result.returncode}"
 
 
-def sweep(run: Path, spared: Path | None = None) -> int:
+def sweep(runs: Sequence[Path], spared: Sequence[Path] = ()) -> int:
     """Kill processes that a killed engine left behind: those that were shown a file of its run.
 
     But not those that were shown a file below ``spared``: they are meant to outlive it.
@@ -527,15 +534,20 @@ def sweep(run: Path, spared: Path | None = None) -> int:
     Returns how many there were.
     """
     killed = 0
-    ours = os.fsencode(f"{run}{os.sep}")
-    others = os.fsencode(f"{spared}{os.sep}") if spared else b"\0"
+    ours, others = (
+        tuple(os.fsencode(f"{folder}{os.sep}") for folder in folders) for folders in (runs, spared)
+    )
+    temporary = [b"\0TMPDIR=" + each for each in ours]
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             words = (folder / "cmdline").read_bytes().split(b"\0")
             if any(word.startswith(others) for word in words):
                 continue
-            sandboxed = words[0].endswith(b"bwrap") and any(w.startswith(ours) for w in words)
-            if sandboxed or b"\0TMPDIR=" + ours in b"\0" + (folder / "environ").read_bytes():
+            left = words[0].endswith(b"bwrap") and any(word.startswith(ours) for word in words)
+            if not left:
+                environ = b"\0" + (folder / "environ").read_bytes()
+                left = any(each in environ for each in temporary)
+            if left:
                 os.kill(int(folder.name), signal.SIGKILL)
                 killed += 1
         except OSError:

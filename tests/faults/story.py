@@ -47,7 +47,7 @@ CHECK = "sleep PAUSE; echo ok\n"
 SCRIPTS = ("agent.sh", "train.sh", "evaluate.sh", "check.sh", "prepare.sh")
 
 
-def story(root: Path, *, pause_s: float = 0.0) -> Toy:
+def story(root: Path, *, pause_s: float = 0.0, confirm: str = "1") -> Toy:
     """Make the task; each of its programs takes ``pause_s``."""
     files = {
         "agent.sh": AGENT,
@@ -62,7 +62,7 @@ def story(root: Path, *, pause_s: float = 0.0) -> Toy:
         "run": 'command = "sh train.sh"\nsetup = "sh prepare.sh"\nbudget = "5s"',
         "metric": 'name = "loss"\nevaluate = "sh evaluate.sh"',
         "guard": 'command = "sh check.sh"',
-        "keep": "confirm = 1",
+        "keep": f"confirm = {confirm}",
         "agent": (
             'use = "command"\nenv = ["AGENT_FAILS", "AGENT_REPEATS"]\n'
             '[agent.command]\nargv = ["./agent.sh"]\n'

@@ -130,7 +130,8 @@ SCENES: dict[str, Scene] = {
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
     """The task before its run, and after one experiment; tests work on copies."""
-    fresh = story(tmp_path_factory.mktemp("fresh") / "task")
+    # A sample and its confirmation pass the same steps: one is enough.
+    fresh = story(tmp_path_factory.mktemp("fresh") / "task", confirm='"never"')
     begun = Toy(tmp_path_factory.mktemp("begun") / "task")
     shutil.copytree(fresh.root, begun.root)
     begun.call("run", "--tag", "t", "--max-experiments", "1")
