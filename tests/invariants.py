@@ -84,7 +84,7 @@ def check_invariants(
         leftovers = [
             *folder.glob("scratch*"), *folder.glob("results.tsv.new"), *folder.glob("store.new"),
             *folder.glob("journal.db.new*"), *folder.glob("inbox/*"), *folder.glob("reserve"),
-            *folder.glob("store.git/**/*.lock"), *folder.glob("store.git/fast_import_crash*"),
+            *folder.glob("store.git/**/*.lock"), *folder.glob("store.git/objects/*/tmp_obj_*"),
             *filter(Path.exists, [elsewhere(task)]),
         ]  # fmt: skip
         assert not leftovers, f"left behind: {leftovers}"

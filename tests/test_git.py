@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from autoresearch import git
-from autoresearch.errors import StoreError, UserError
+from autoresearch.errors import DiskFullError, StoreError, UserError
 from autoresearch.git import EXECUTABLE, REGULAR, Store
 from tests.conftest import Toy
 
@@ -59,6 +62,28 @@ def test_seal_changes_adds_and_deletes(store: Store, person: Toy) -> None:
     assert store.resolve(REF) == sealed
     assert store.lines_changed(base, sealed)["train.py"] == (1, 6)
     assert "+x" in store.diff(base, sealed)
+
+
+def test_what_is_sealed_is_what_git_reads(store: Store) -> None:
+    """Files become folders and the other way round, and names sort as in no other place."""
+    rng, files = random.Random(3), dict[str, tuple[str, bytes]]()
+    names = ("a", "a/x", "b.c", "b-", "b/c", "b/d", "b/d/e", "ü/o", 'q"uo\\te', "z")
+    commit = store.begin_log("refs/autoresearch/t/log", "run t")
+    for number in range(60):
+        before = dict(files)
+        for path in rng.sample(names, 3):
+            beside = [each for each in files if f"{each}/".startswith(f"{path}/")
+                      or f"{path}/".startswith(f"{each}/")]  # fmt: skip
+            for each in beside:
+                del files[each]
+            if not beside or rng.random() < 0.7:
+                files[path] = (rng.choice((REGULAR, EXECUTABLE)), b"%d" % number)
+        edits = {path: files.get(path) for path in before.keys() | files.keys()}
+        commit = store.seal(commit, edits, f"#{number}", REF)
+        read = Store(store.path).tree(commit)
+        assert store.tree(commit) == read
+        assert files == {path: (each.mode, store.read(each.oid)) for path, each in read.items()}
+    subprocess.run(["git", "fsck", "--strict"], cwd=store.path, check=True, capture_output=True)
 
 
 def test_the_log_keeps_every_candidate_reachable(store: Store, person: Toy) -> None:
@@ -117,14 +142,36 @@ def test_hooks_of_the_person_do_not_run(store: Store, person: Toy, tmp_path: Pat
     assert not (tmp_path / "ran").exists()
 
 
-def test_stale_locks_of_killed_gits_are_cleared(store: Store, person: Toy) -> None:
+def test_what_a_kill_left_in_the_store_is_cleared(store: Store, person: Toy) -> None:
     base = git.head(person.root)
+    lock, draft = store.path / f"{REF}.lock", store.path / "objects" / "ab" / "tmp_obj_cd"
+    for left in (lock, draft):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_bytes(b"half")
     sealed = store.seal(base, {"train.py": (REGULAR, b"1")}, "First", REF)
-    (store.path / f"{REF}.lock").touch()
-    with pytest.raises(StoreError):
-        store.seal(sealed, {"train.py": (REGULAR, b"2")}, "Second", REF)
+    assert store.resolve(REF) == sealed and not lock.exists()
     store.clear_leftovers()
-    store.seal(sealed, {"train.py": (REGULAR, b"2")}, "Second", REF)
+    assert not draft.exists()
+
+
+def test_a_disk_that_refuses_is_named_and_nothing_is_left(
+    store: Store, person: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = git.head(person.root)
+    objects = set(store.path.rglob("*"))
+    for number, wanted in ((errno.ENOSPC, DiskFullError), (errno.EIO, StoreError)):
+        with monkeypatch.context() as patched, pytest.raises(wanted, match=r"store\.git"):
+            patched.setattr(os, "fsync", _refusing(number))
+            store.seal(base, {"train.py": (REGULAR, b"2")}, "Second", REF)
+    assert {each for each in store.path.rglob("*") if each.is_file()} <= objects
+    assert store.resolve(REF) is None
+
+
+def _refusing(number: int) -> Callable[[int], None]:
+    def refuse(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
 
 
 def test_a_killed_reader_is_started_again(store: Store, person: Toy) -> None:

@@ -91,3 +91,12 @@ def named(folder: Path) -> Iterator[None]:
                 fix="look after the disk; then autoresearch run continues where it was",
             ) from error
         raise
+
+
+def sync_directory(path: Path) -> None:
+    """Make names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

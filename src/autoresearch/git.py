@@ -1,12 +1,14 @@
 """The private git store of a run, and the delivery of its branch; plumbing commands only.
 
 The store is a bare repository that no agent and no candidate ever sees. Hardened porcelain still
-executed planted filters in our measurements; plumbing on a private directory executed nothing.
+executed planted filters in our measurements; plumbing on a private directory executed nothing. New
+commits are written without any process: see ``loose.py``.
 Nothing here knows what an experiment is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -15,11 +17,12 @@ import subprocess
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import AutoresearchError, DiskFullError, ExecutorError, StoreError, UserError
+from . import disk, loose
+from .errors import DiskFullError, ExecutorError, StoreError, UserError
 from .failpoint import failpoint
 
 IDENTITY = "autoresearch <autoresearch@localhost>"
@@ -29,8 +32,8 @@ CACHE_BYTES = 64 << 20
 SHALLOW = "shallow"
 NO_TEMPLATE = "--template="
 LEFTOVERS = (
-    "*.lock", "refs/**/*.lock", "fast_import_crash_*",
-    "objects/*/tmp_obj_*", "objects/pack/tmp_*", "objects/pack/.tmp-*",
+    "*.lock", "refs/**/*.lock", f"objects/*/{loose.DRAFT}*", "objects/pack/tmp_*",
+    "objects/pack/.tmp-*",
 )  # fmt: skip
 STORE_CONFIG = {
     "core.fsync": "all",
@@ -106,7 +109,7 @@ def git(
 
 def blob_oid(data: bytes) -> str:
     """The name that git gives to these bytes."""
-    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+    return loose.name("blob", data)
 
 
 class Store:
@@ -291,6 +294,9 @@ class Store:
         done = git(*argv, cwd=self.path, env=self._env, check=False)
         return int(done.stdout) if done.returncode == 0 else None
 
+    def _tree(self, commit: str) -> str:
+        return self.read(commit).split(b"\n", 1)[0].removeprefix(b"tree ").decode()
+
     def message(self, commit: str) -> str:
         """What a commit says."""
         return self.read(commit).partition(b"\n\n")[2].decode(errors="replace").strip()
@@ -340,7 +346,14 @@ class Store:
         ref: str,
     ) -> str:
         """Commit ``changes`` (path to mode and bytes, None deletes) on top of ``parent``."""
-        commit = self._import(ref, message, [parent], changes)
+        with self._writing():
+            edits = {
+                os.fsencode(path): change
+                and (change[0].encode(), loose.put(self.path, "blob", change[1]))
+                for path, change in changes.items()
+            }
+            tree = loose.graft(self.path, self.read, self._tree(parent), edits)
+            commit = self._commit(ref, message, [parent], tree)
         failpoint("store.sealed")
         self._trees[commit] = dict(self.tree(parent))
         for path, change in changes.items():
@@ -352,48 +365,36 @@ class Store:
 
     def begin_log(self, ref: str, message: str) -> str:
         """Start a log of commits with an entry that has no parent and no files."""
-        commit = self._import(ref, message, [], {})
+        with self._writing():
+            tree = loose.put(self.path, "tree", b"")
+            commit = self._commit(ref, message, [], tree)
         failpoint("log.begun")
         return commit
 
     def append(self, ref: str, last: str, other: str, message: str) -> str:
         """Add an entry to a log of commits: first parent the last entry, second ``other``."""
-        commit = self._import(ref, message, [last, other], {})
+        with self._writing():
+            commit = self._commit(ref, message, [last, other], loose.NO_FILES)
         failpoint("log.appended")
         return commit
 
-    def _import(
-        self,
-        ref: str,
-        message: str,
-        parents: list[str],
-        changes: Edits,
-    ) -> str:
-        text = message.encode()
-        stamp = f"{IDENTITY} {int(time.time())} +0000"
-        # One process writes blobs, trees, commit and ref; `feature done` makes a cut stream fail.
-        stream = [
-            b"feature done\n",
-            f"commit {ref}\nmark :1\ncommitter {stamp}\n".encode(),
-            b"data %d\n%s\n" % (len(text), text),
-        ]
-        stream += [f"from {parent}\n".encode() for parent in parents[:1]]
-        stream += [f"merge {other}\n".encode() for other in parents[1:]]
-        for path, change in changes.items():
-            name = b'"' + os.fsencode(path).replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
-            if change is None:
-                stream.append(b"D " + name + b"\n")
-            else:
-                mode, data = change
-                stream.append(b"M %s inline %s\n" % (mode.encode(), name))
-                stream.append(b"data %d\n%s\n" % (len(data), data))
-        stream.append(b"get-mark :1\ndone\n")
+    def _commit(self, ref: str, message: str, parents: Sequence[str], tree: str) -> str:
+        who = f"{IDENTITY} {int(time.time())} +0000"
+        made = loose.commit(self.path, tree, parents, who, message)
+        loose.move(self.path, ref, made)
+        return made
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk refuses into an error that says so, and leave no draft behind."""
         try:
-            out = self._git("fast-import", "--quiet", "--force", "--done", stdin=b"".join(stream))
-        except AutoresearchError:
-            self.clear_leftovers()  # its report, among others
+            with disk.named(self.path):
+                yield
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be written: {error}") from error
+        except StoreError:
+            self.clear_leftovers()
             raise
-        return out.decode().strip()
 
     def adopt(self, repository: Path, commit: str) -> None:
         """Copy one commit of the person's repository, its files but not its history."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .disk import sync_directory
 from .errors import DamagedError, StoreError
 from .failpoint import failpoint
 from .git import Store
-from .journal import COMPANIONS, Journal, log, restore, sync_directory
+from .journal import COMPANIONS, Journal, log, restore
 from .journal.view import RunView
 
 START_ANEW = "restore one of them from a copy, or begin anew with: autoresearch run --new"

@@ -18,6 +18,7 @@ echo '* filter=evil' > .git/info/attributes; echo '* filter=evil' > .gitattribut
     planted(
         "plants hooks",
         r"""
+mkdir -p .git/hooks
 for h in pre-commit post-commit post-checkout reference-transaction post-index-change; do
   printf '#!/bin/sh\n@PWN@\n' > .git/hooks/$h
   chmod +x .git/hooks/$h

@@ -41,7 +41,7 @@ def phase(pid: int) -> str:
     for script in SCRIPTS:
         if any(f" {script} " in f"{said} " or f"/{script} " in f"{said} " for _, said in running):
             return PHASES[script]
-    return "git" if any(said.startswith("git fast-import") for _, said in running) else "engine"
+    return "engine"
 
 
 def wait_for(wanted: str, engine: Running, seconds: float) -> None:

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 
+from ..disk import sync_directory
 from ..errors import DamagedError, DiskFullError, StoreError
 from ..failpoint import failpoint
 from ..types import Json
@@ -242,15 +243,6 @@ def restore(path: Path, events: Iterable[Event]) -> None:
     journal.close()
     draft.replace(path)
     sync_directory(path.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Make names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digest(before: str, row: Iterable[object]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..disk import sync_directory
 from ..failpoint import failpoint
 from ..text import cell
-from . import sync_directory
 from .view import Experiment, RunView
 
 
