@@ -47,6 +47,21 @@ def test_foreign_files_do_not_exist(inside: Callable[..., object], tmp_path: Pat
 
 
 @needs_namespaces
+def test_copied_settings_are_those_of_the_system(tmp_path: Path) -> None:
+    sandbox.copy_settings(tmp_path / "etc")
+    look = "cd /etc && find . -type f -exec cksum {} + | sort -k3; touch /etc/passwd /etc/new"
+    found = []
+    for settings, network in ((None, False), (tmp_path / "etc", False), (tmp_path / "etc", True)):
+        box = Box(["/bin/sh", "-c", look], Path("/"), {"PATH": "/usr/bin:/bin"}, tmp_path / "log",
+                  network=network)  # fmt: skip
+        argv = [str(word) for word in replace(FOUND, settings=settings).process(box)["argv"]]  # type: ignore[union-attr]
+        assert (str(tmp_path / "etc") in argv) == (settings is not None and not network)
+        found.append(subprocess.run(argv, capture_output=True, text=True, check=False))
+    assert found[0].stdout == found[1].stdout == found[2].stdout and "passwd" in found[0].stdout
+    assert all(each.stderr.count("Read-only file system") == 2 for each in found)
+
+
+@needs_namespaces
 def test_nothing_is_writable_but_what_is_given(
     inside: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ from .failpoint import failpoint
 from .git import EXECUTABLE, REGULAR, Store
 from .hopeless import Hopeless
 from .ports import Executor
-from .sandbox import OPEN, Box, Mount, Sandbox, sweep, toolchain
+from .sandbox import OPEN, Box, Mount, Sandbox, copy_settings, sweep, toolchain
 from .scope import Scope
 from .scratch import fresh, remove
 from .text import clean
@@ -222,7 +222,8 @@ class Bench:
         self._memory_bytes = contract.run.memory_bytes or machine_share_bytes() // slot.of
         # Files in the private places are memory that no process is charged for.
         scratch_bytes = min(sandbox.scratch_bytes, self._memory_bytes // 4)
-        self.sandbox = replace(sandbox, scratch_bytes=scratch_bytes)
+        settings = None if executor.detached else self.places.scratch / "etc"
+        self.sandbox = replace(sandbox, scratch_bytes=scratch_bytes, settings=settings)
         self.account = ""
 
     # The three things a run measures or runs
@@ -830,6 +831,9 @@ class Bench:
 
         One for the executor has a ``place``: there, where jobs outlive us, is all it works with.
         """
+        settings = self.sandbox.settings
+        if settings is not None and self.sandbox.remaps and not settings.is_dir():
+            copy_settings(settings)
         away = place if self._kept else None
         if away is not None and self.sandbox.level is not Level.NONE:
             steps = [self._trial(away), *steps]

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from . import landlock, seatbelt
 from .errors import UserError
+from .scratch import fresh
 from .types import Json, Level
 
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
@@ -114,7 +115,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """How processes are confined on this machine: ``level``, and why it is not a higher one."""
+    """How processes are confined on this machine: ``level``, and why it is not a higher one.
+
+    ``settings`` is a folder that ``copy_settings`` made: one mount instead of one for each file.
+    """
 
     level: Level
     reason: str = ""
@@ -122,6 +126,7 @@ class Sandbox:
     scratch_bytes: int = SCRATCH_BYTES
     home: Path = field(default_factory=Path.home)
     uid: int | None = None
+    settings: Path | None = None
 
     @property
     def remaps(self) -> bool:
@@ -236,7 +241,8 @@ class Sandbox:
         if box.whole_system:
             argv += ["--ro-bind", "/", "/"]
         else:
-            argv += _system_root()
+            # With a network, how names are resolved may change while a run lasts.
+            argv += _system_root(None if box.network else self.settings)
         argv += ["--proc", "/proc", "--dev", "/dev"]
         if box.gpus:
             for device in _gpu_devices():
@@ -300,8 +306,23 @@ def _private_home(home: Path) -> tuple[str, ...]:
     return (str(home),) if home != Path("/") and home.is_dir() else ()
 
 
+def copy_settings(folder: Path) -> None:
+    """Copy what is shown of /etc, but for what lies in folders of its own, into a new folder.
+
+    Raises:
+        OSError: there is no room.
+    """
+    draft = fresh(folder.with_name(f"{folder.name}.new"))
+    for path in _settings():
+        if path.is_dir():
+            (draft / path.name).mkdir()
+        else:
+            shutil.copyfile(path, draft / path.name)
+    draft.rename(folder)
+
+
 @cache
-def _system_root() -> tuple[str, ...]:
+def _system_root(settings: Path | None) -> tuple[str, ...]:
     argv: list[str] = []
     for name in SYSTEM:
         path = Path(name)
@@ -309,8 +330,11 @@ def _system_root() -> tuple[str, ...]:
             argv += ["--symlink", str(path.readlink()), name]
         elif path.is_dir():
             argv += ["--ro-bind", name, name]
+    if settings is not None:
+        argv += ["--ro-bind", str(settings), "/etc"]
     for path in _settings():
-        argv += ["--ro-bind", str(path.resolve()), str(path)]
+        if settings is None or path.is_dir():
+            argv += ["--ro-bind", str(path.resolve()), str(path)]
     return tuple(argv)
 
 
