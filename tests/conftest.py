@@ -161,7 +161,7 @@ class Toy:
         self.root.mkdir(parents=True, exist_ok=True)
         sections = {
             "task": 'editable = ["train.py"]',
-            "run": 'command = "python3 train.py"\nbudget = "5s"',
+            "run": 'command = "python3 -S train.py"\nbudget = "5s"',
             "metric": 'name = "loss"',
             "agent": 'use = "command"\n[agent.command]\nargv = ["./agent.sh"]',
         } | self.sections
