@@ -23,7 +23,7 @@ endurance: .venv/.test
 	$(BIN)/python bench/early_end.py
 	$(BIN)/python bench/search.py --tinylm --jobs 2
 
-# What is claimed of the search agent, on synthetic landscapes; CI runs it beside the tests.
+# What is claimed of the search agent, on synthetic landscapes; CI runs it before the tests.
 claims: .venv/.test
 	$(BIN)/python bench/search.py --quick --jobs 2
 

@@ -1,6 +1,7 @@
 """What a long run costs: an experiment at its end, memory, disk, a resume, ``status`` and ``log``.
 
-    python bench/scale.py [--experiments 10000] [--rows 100000] [--json] [--folder /dev/shm]
+    python bench/scale.py [--experiments 10000] [--workers 1] [--rows 100000] [--json]
+                          [--folder /dev/shm]
 
 The real engine, run, journal, store, briefing and decisions work through the experiments in this
 process; only the agent is scripted, what programs print is made up, and time passes only where
@@ -122,9 +123,11 @@ def edit(assignment: Assignment) -> Proposal:
     )  # fmt: skip
 
 
-def search(root: Path, experiments: int) -> dict[str, float]:
+def search(root: Path, experiments: int, workers: int) -> dict[str, float]:
     """Do the experiments, and say what they cost; milliseconds of processor time each."""
     contract = config.load(root / config.NAME)
+    parallel = replace(contract.parallel, workers=workers, oversubscribe=True)
+    contract = replace(contract, parallel=parallel)
     clock = FakeClock()
     run = Run(Places(root / FOLDER / TAG, root, root), TAG, clock=clock)
     marks: list[tuple[float, float]] = []
@@ -138,7 +141,8 @@ def search(root: Path, experiments: int) -> dict[str, float]:
     run.listeners.append(listen)
     run.begin(contract, git.head(root), {})
     engine = Engine(run, contract, Sandbox(Level.NONE), FakeExecutor(program))
-    engine.desk.agent = ScriptedAgent(edit)
+    for each in engine.workers:
+        each.desk.agent = ScriptedAgent(edit)
     run_simulated(clock, engine.loop)
     memory_mb = resident_mb()
     run.release()
@@ -150,7 +154,7 @@ def search(root: Path, experiments: int) -> dict[str, float]:
     own, children = (marks[-1][i] - marks[0][i] for i in (0, 1))
     first, last = each_ms(0, window), each_ms(experiments - window, experiments)
     return {
-        "experiments": experiments, "window": window, "first_ms": first, "last_ms": last,
+        "experiments": experiments, "workers": workers, "window": window, "first_ms": first, "last_ms": last,
         "last_over_first": last / first, "git_share": children / (own + children),
         "memory_mb": memory_mb,
     }  # fmt: skip
@@ -234,9 +238,9 @@ def lengthen(run: Path, contract: Contract, rows: int) -> None:
     restore(path, lengthened(events, rows + EVERY - 1))
 
 
-def measured(root: Path, experiments: int, rows: int) -> dict[str, Any]:
+def measured(root: Path, experiments: int, workers: int, rows: int) -> dict[str, Any]:
     make_task(root)
-    found: dict[str, Any] = {"search": search(root, experiments)}
+    found: dict[str, Any] = {"search": search(root, experiments, workers)}
     run = root / FOLDER / TAG
     found["disk"] = disk(run)
     # At its limit already: it takes the run, brings everything up to date, and ends.
@@ -257,7 +261,7 @@ def measured(root: Path, experiments: int, rows: int) -> dict[str, Any]:
 def report(found: dict[str, Any], rows: int) -> None:
     made = found["search"]
     many, window = made["experiments"], made["window"]
-    print(f"{many} experiments, one worker: processor time of engine and git for one")
+    print(f"{many} experiments, {made['workers']} workers: processor time of engine and git for one")
     print(f"  first {window:<6} {made['first_ms']:9.1f} ms")
     print(f"  last {window:<6}  {made['last_ms']:9.1f} ms")
     print(f"  last / first {made['last_over_first']:9.2f}")
@@ -285,13 +289,14 @@ def report(found: dict[str, Any], rows: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--experiments", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rows", type=int, default=100_000, help="for reading; 0 for none more")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to work; in memory it waits for no disk")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="autoresearch-scale-", dir=options.folder))
     try:
-        found = measured(folder / "task", options.experiments, options.rows)
+        found = measured(folder / "task", options.experiments, options.workers, options.rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if options.json:
