@@ -154,18 +154,22 @@ def search(root: Path, experiments: int, workers: int) -> dict[str, float]:
     own, children = (marks[-1][i] - marks[0][i] for i in (0, 1))
     first, last = each_ms(0, window), each_ms(experiments - window, experiments)
     return {
-        "experiments": experiments, "workers": workers, "window": window, "first_ms": first, "last_ms": last,
+        "experiments": experiments, "workers": workers, "window": window,
+        "first_ms": first, "last_ms": last,
         "last_over_first": last / first, "git_share": children / (own + children),
         "memory_mb": memory_mb,
     }  # fmt: skip
 
 
 def disk(run: Path) -> dict[str, tuple[float, int]]:
-    """Megabytes on disk and files of each part of a run's directory."""
-    found = {}
+    """Megabytes on disk and files of each part of a run's directory, workers' parts together."""
+    found: dict[str, tuple[float, int]] = {}
     for part in sorted(run.iterdir()):
+        name = part.name.rstrip("0123456789").rstrip("-")
+        size_mb, files = found.get(name, (0.0, 0))
         stats = [each.lstat() for each in (part, *part.rglob("*"))]
-        found[part.name] = (sum(each.st_blocks for each in stats) * 512 / 1e6, len(stats))
+        size_mb += sum(each.st_blocks for each in stats) * 512 / 1e6
+        found[name] = (size_mb, files + len(stats))
     return found
 
 
@@ -261,7 +265,9 @@ def measured(root: Path, experiments: int, workers: int, rows: int) -> dict[str,
 def report(found: dict[str, Any], rows: int) -> None:
     made = found["search"]
     many, window = made["experiments"], made["window"]
-    print(f"{many} experiments, {made['workers']} workers: processor time of engine and git for one")
+    print(
+        f"{many} experiments, workers: {made['workers']}; processor time of engine and git for one"
+    )
     print(f"  first {window:<6} {made['first_ms']:9.1f} ms")
     print(f"  last {window:<6}  {made['last_ms']:9.1f} ms")
     print(f"  last / first {made['last_over_first']:9.2f}")
