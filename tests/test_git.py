@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,9 @@ def test_a_disk_that_refuses_is_named_and_nothing_is_left(
             store.seal(base, {"train.py": (REGULAR, b"2")}, "Second", REF)
     assert {each for each in store.path.rglob("*") if each.is_file()} <= objects
     assert store.resolve(REF) is None
+    shutil.rmtree(store.path / "objects")
+    with pytest.raises(StoreError, match="cannot be written"):
+        store.begin_log(REF, "run t")
 
 
 def _refusing(number: int) -> Callable[[int], None]:

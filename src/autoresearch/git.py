@@ -2,8 +2,7 @@
 
 The store is a bare repository that no agent and no candidate ever sees. Hardened porcelain still
 executed planted filters in our measurements; plumbing on a private directory executed nothing. New
-commits are written without any process: see ``loose.py``.
-Nothing here knows what an experiment is.
+commits take no process at all: see ``loose.py``. Nothing here knows what an experiment is.
 """
 
 from __future__ import annotations
@@ -390,10 +389,13 @@ class Store:
         try:
             with disk.named(self.path):
                 yield
-        except OSError as error:
-            raise StoreError(f"{self.path} cannot be written: {error}") from error
-        except StoreError:
+        except (OSError, StoreError) as error:
             self.clear_leftovers()
+            if isinstance(error, OSError):
+                raise StoreError(
+                    f"{self.path} cannot be written: {error}",
+                    fix="look after the disk; then autoresearch run continues where it was",
+                ) from error
             raise
 
     def adopt(self, repository: Path, commit: str) -> None:
@@ -580,5 +582,5 @@ def disposable_repository(folder: Path, ignored: str) -> None:
     git("init", "--quiet", NO_TEMPLATE, cwd=folder, env=env)
     git("add", "--all", cwd=folder, env=env)
     git("commit", "--quiet", "--message", "Parent of this experiment", cwd=folder, env=env)
-    (folder / ".git" / "info").mkdir()
+    (folder / ".git" / "info").mkdir(exist_ok=True)
     (folder / ".git" / "info" / "exclude").write_text(f"{ignored}\n")

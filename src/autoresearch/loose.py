@@ -23,8 +23,11 @@ Leaf = tuple[bytes, str]
 
 def name(kind: str, data: bytes) -> str:
     """The name that git gives to an object."""
-    head = f"{kind} {len(data)}".encode()
-    return hashlib.sha1(head + b"\0" + data, usedforsecurity=False).hexdigest()
+    return hashlib.sha1(_whole(kind, data), usedforsecurity=False).hexdigest()
+
+
+def _whole(kind: str, data: bytes) -> bytes:
+    return b"%s %d\0%s" % (kind.encode(), len(data), data)
 
 
 NO_FILES = name("tree", b"")
@@ -37,7 +40,7 @@ def put(store: Path, kind: str, data: bytes) -> str:
     if not file.exists():
         file.parent.mkdir(exist_ok=True)
         draft = file.with_name(f"{DRAFT}{oid[2:]}")
-        _write(draft, zlib.compress(f"{kind} {len(data)}".encode() + b"\0" + data, 1), 0o444)
+        _write(draft, zlib.compress(_whole(kind, data), 1), 0o444)
         draft.rename(file)
     return oid
 
