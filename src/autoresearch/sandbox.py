@@ -286,7 +286,7 @@ def _gpu_devices() -> list[Path]:
 def _ways_out(*files: Path, remaps: bool) -> str:
     """A shell script that exits with a key of ``OPEN`` where something is, or 0.
 
-    With what a shell can do by itself: a run starts sooner without eight more processes.
+    With what a shell can do by itself: a run starts sooner without six other programs.
     """
     readable = "".join(
         f"{{ true <{shlex.quote(str(each))}; }} 2>/dev/null && exit 11; " for each in files
