@@ -46,20 +46,26 @@ def said(svg: Path) -> str:
     return "\n".join(re.findall(r"<!--(.*?)-->", svg.read_text(), re.S))
 
 
+MAGIC = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_a_run_is_drawn_the_same_every_time(tmp_path: Path, suffix: str) -> None:
+    story = night(tmp_path / "run")
+    first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(story.view, story.contract, first)
+        draw(story.view, story.contract, second)
+    assert first.read_bytes() == second.read_bytes()
+    assert first.read_bytes().startswith(MAGIC[suffix])
+    assert {path for path in tmp_path.iterdir() if path.is_file()} == {first, second}
+
+
 @pytest.mark.parametrize("direction", ["lower", "higher"])
-def test_a_run_is_drawn_the_same_every_time(tmp_path: Path, direction: str) -> None:
+def test_a_plot_says_what_it_shows(tmp_path: Path, direction: str) -> None:
     story = night(tmp_path / "run", direction=direction)
-    for suffix, magic in ((".svg", b"<?xml"), (".png", b"\x89PNG"), (".pdf", b"%PDF")):
-        first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            draw(story.view, story.contract, first)
-            draw(story.view, story.contract, second)
-        assert first.read_bytes() == second.read_bytes()
-        assert first.read_bytes().startswith(magic)
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [
-        "a.pdf", "a.png", "a.svg", "b.pdf", "b.png", "b.svg",
-    ]  # fmt: skip
+    draw(story.view, story.contract, tmp_path / "a.svg")
     ElementTree.parse(tmp_path / "a.svg")
     text = said(tmp_path / "a.svg")
     reported = f"val_bpb ({direction} is better, self-reported)"

@@ -86,10 +86,11 @@ def test_a_pretended_gain_is_found_out(toy: MakeToy) -> None:
 
 def test_a_lucky_number_of_an_unconfirmed_run_is_found_out(toy: MakeToy) -> None:
     agent = '#!/bin/sh\nsed -i "s/^LR = .*/LR = 0.5 + 0 * $(date +%N | sed s/^0*//)/" train.py\n'
-    task = toy(
-        {"agent.sh": agent}, keep='confirm = "never"', metric='name = "loss"\ntarget = 0.158'
-    )
-    task.call("run", "--max-experiments", "100", code=None)
+    task = toy({"agent.sh": agent}, keep='confirm = "never"')
+    for experiments in range(8, 100, 8):
+        task.call("run", "--max-experiments", str(experiments))
+        if "keep" in task.statuses()[1:]:
+            break
     assert "keep" in task.statuses()[1:]
     done = task.call("verify", code=3)
     assert "NO: no gain is 99.9 % sure" in done.stdout
