@@ -145,8 +145,8 @@ class Places:
 
     @property
     def memory(self) -> Path:
-        """What the worker's agent is shown of past experiments."""
-        return self.run / (f"memory-{self.worker}" if self.worker else "memory")
+        """What agents are shown of past experiments."""
+        return self.run / "memory"
 
     @property
     def attempts(self) -> Path:

@@ -18,7 +18,8 @@ from . import condense, git, limits, registry
 from .bench import Bench, Places, read_text
 from .briefing import CURVES_SHOWN, Known, briefing
 from .errors import AgentError
-from .journal.view import Experiment, Role, seconds_between
+from .history import History
+from .journal.view import Experiment, Role
 from .memory import Memory
 from .ports import Agent
 from .run import FOLDER, Run
@@ -33,14 +34,12 @@ from .types import (
     Kind,
     Launched,
     Needs,
-    Past,
     Plan,
     Proposal,
     Status,
 )
 from .workspace import Workspace
 
-HISTORY = 300
 INSIDE_TASK = Path("/task")
 FAILED = (Status.CRASH, Status.TIMEOUT)
 TEXT_LENGTH = 40_000
@@ -50,7 +49,10 @@ NOTHING_MORE = Needs()
 class Desk:
     """Where the agent of a run works."""
 
-    def __init__(self, run: Run, contract: Contract, bench: Bench, workspace: Workspace) -> None:
+    def __init__(
+        self, run: Run, contract: Contract, bench: Bench, workspace: Workspace, memory: Memory,
+        history: History,
+    ) -> None:  # fmt: skip
         self.run = run
         self.view = run.view
         self.contract = contract
@@ -58,10 +60,9 @@ class Desk:
         self.workspace = workspace
         self.agent: Agent = registry.agent(contract.agents[0], contract.root)
         registry.require_credentials(self.agent, contract.agents[0])
-        self.memory = Memory(bench.places, run.store, contract)
+        self.memory = memory
+        self.history = history
         self.seat = Seat(contract, bench, run.places, self.memory.folder)
-        self._sources: dict[str, dict[str, str]] = {}
-        self._pasts: dict[int, Past] = {}
 
     async def ask(self, record: Experiment, folder: Path, answer: str = "") -> Proposal:
         """Let the agent edit ``folder``, an export of the experiment's parent.
@@ -141,7 +142,7 @@ class Desk:
             seed=self.view.seed_of(number, -1),
             metric=self.contract.metric,
             space=self.contract.space,
-            history=self._history(),
+            history=self.history.past(),
             briefing=brief,
             directory=directory,
             turn=turn,
@@ -173,8 +174,8 @@ class Desk:
         state = getattr(self.agent, "state", None)
         if state is None:
             return []
-        sources, contract = self._read_sources(commit), self.contract
-        return list(state(sources, self._history(), contract.metric, contract.space))
+        sources, contract = self.history.sources(commit), self.contract
+        return list(state(sources, self.history.past(), contract.metric, contract.space))
 
     def _left(self, limit: str) -> float | None:
         return limits.left(self.view, self.contract, limit, self.run.active_s)
@@ -213,37 +214,6 @@ class Desk:
         assert best is not None
         k = max(each.k for each in best.taken if each.role is not Role.INCUMBENT)
         return read_text(self.run.places.sample(best.number, k) / "run.log")
-
-    def _history(self) -> list[Past]:
-        """The baseline, what was kept, and the last experiments, oldest first."""
-        chosen = {each.number: each for each in self.view.kept[-HISTORY:]}
-        chosen |= {each.number: each for each in self.view.decided[-HISTORY:]}
-        # Of the last time, all but the newest are there.
-        self._pasts = {
-            number: self._pasts.get(number) or self._past(chosen[number])
-            for number in sorted(chosen)
-        }
-        return list(self._pasts.values())
-
-    def _past(self, experiment: Experiment) -> Past:
-        decision = experiment.decision
-        assert decision is not None
-        # Of a run that was ended early only what its curve foretold is known.
-        foretold = (each.foretold for each in experiment.own if each.foretold is not None)
-        value = next(foretold, None) if decision.value is None else decision.value
-        return Past(
-            experiment.number, experiment.commit, experiment.parent, experiment.kind,
-            decision.status, value, experiment.description,
-            lambda: self._read_sources(experiment.commit or experiment.parent),
-            seconds_between(experiment.started, experiment.decided),
-        )  # fmt: skip
-
-    def _read_sources(self, commit: str) -> dict[str, str]:
-        if commit not in self._sources:
-            if len(self._sources) > 2 * HISTORY:
-                self._sources.clear()
-            self._sources[commit] = self.workspace.sources(commit)
-        return self._sources[commit]
 
 
 class Seat:

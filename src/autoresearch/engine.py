@@ -10,14 +10,18 @@ from . import limits, registry
 from .bench import Bench, Slot, available_cores, available_devices
 from .errors import AutoresearchError, DiskFullError, UserError
 from .executors.local import LocalExecutor
+from .history import History
+from .memory import Memory
 from .people import People
 from .ports import Executor
 from .run import Run
 from .sandbox import Sandbox
+from .scope import Scope
 from .scratch import remove
 from .types import Contract
 from .watch import Watch
 from .worker import Worker
+from .workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ def _crew(
     count, watch = contract.parallel.workers, Watch(run.view, run.places, contract)
     if not shared.detached:
         _require_cores(contract)
+    workspace = Workspace(run.store, Scope(contract.task), run.places.inner)
+    memory, history = Memory(run.places, run.store, contract), History(run.view, workspace)
     crew = []
     for number in range(count):
         slot = Slot(number, count)
@@ -142,7 +148,7 @@ def _crew(
             own, run.places, run.store, run.view.base, sandbox, mine,
             here=LocalExecutor(), slot=slot,
         )  # fmt: skip
-        crew.append(Worker(run, own, bench, people, watch))
+        crew.append(Worker(run, own, bench, workspace, memory, history, people, watch))
     return crew
 
 

@@ -3,6 +3,9 @@
 It follows from the journal and the logs, one experiment at a time, and can be deleted at any time.
 Nothing hidden may get into it: an evaluation sees what is hidden, and asks an ``answer`` about it,
 so of all logs only the command's is read.
+
+All workers share it, and an agent may read while another is about to be asked: files are replaced
+as a whole.
 """
 
 from __future__ import annotations
@@ -71,11 +74,16 @@ class Memory:
         for name in wanted.keys() - known:
             experiment = wanted[name]
             if experiment.number:
-                (diffs / f"{name}.diff").write_text(self._diff(experiment), "utf-8")
-            (logs / f"{name}.log").write_text(self._said(experiment), "utf-8")
-        (self.folder / "lessons.md").write_text(self._lessons(), "utf-8")
+                self._put(diffs / f"{name}.diff", self._diff(experiment))
+            self._put(logs / f"{name}.log", self._said(experiment))
+        self._put(self.folder / "lessons.md", self._lessons())
         _append(self._places.run / "results.tsv", self.folder / "results.tsv")
         return self.folder
+
+    def _put(self, path: Path, text: str) -> None:
+        draft = self.folder / ".new"
+        draft.write_text(text, "utf-8")
+        draft.replace(path)
 
     def _diff(self, experiment: Experiment) -> str:
         commit, parent = experiment.commit, experiment.parent

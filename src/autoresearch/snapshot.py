@@ -17,7 +17,7 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
@@ -42,6 +42,21 @@ CLASSES: dict[str, Any] = {
     )
 }  # fmt: skip
 NAMES = {made: name for name, made in CLASSES.items()}
+NOTHING = ...
+
+
+def _default(of: Field[Any]) -> Any:
+    """What a field is where nobody says otherwise; ``NOTHING`` where somebody must."""
+    if of.default_factory is not MISSING:
+        return of.default_factory()
+    return NOTHING if of.default is MISSING else of.default
+
+
+# Most of what is in flight has nothing in most of its fields.
+DEFAULTS = {
+    made: {each.name: _default(each) for each in fields(made)}
+    for made in NAMES if is_dataclass(made)
+}  # fmt: skip
 # What only an engine asks for, and what is made from the experiments.
 LEFT_OUT = ("experiments", "decided", "forgotten", "fingerprints", "forms", "numbers")
 
@@ -145,10 +160,14 @@ class _Packer:
         return self._fields(value)
 
     def _fields(self, value: Any) -> dict[str, Any]:
-        named = vars(value) if isinstance(value, Ideas) else {
-            each.name: getattr(value, each.name) for each in fields(value)
-        }  # fmt: skip
-        packed = {name: self._pack(each) for name, each in named.items()}
+        if isinstance(value, Ideas):
+            packed = {name: self._pack(each) for name, each in vars(value).items()}
+        else:
+            packed = {
+                name: self._pack(each)
+                for name, usual in DEFAULTS[type(value)].items()
+                if type(each := getattr(value, name)) is not type(usual) or each != usual
+            }
         return {"of": NAMES[type(value)], "fields": packed}
 
 
@@ -174,19 +193,19 @@ class _Unpacker:
         return view, self._unpack(self._body["calibration"])
 
     def _unpack(self, value: Any) -> Any:
+        if value is None or type(value) in (bool, int, float, str):
+            return value
         if isinstance(value, list):
             return [self._unpack(each) for each in value]
-        if not isinstance(value, dict):
-            return value
         match value:
+            case {"of": name, "fields": packed}:
+                return self._made(CLASSES[name], {k: self._unpack(v) for k, v in packed.items()})
+            case {"of": name, "value": each}:
+                return CLASSES[name](each)
             case {"experiment": number}:
                 return self._experiments[number]
             case {"idea": number}:
                 return self._ideas[number]
-            case {"of": name, "value": each}:
-                return CLASSES[name](each)
-            case {"of": name, "fields": packed}:
-                return self._made(CLASSES[name], {k: self._unpack(v) for k, v in packed.items()})
             case {"time": said}:
                 return datetime.fromisoformat(said)
             case {"deque": each, "most": most}:
@@ -208,10 +227,7 @@ class _Unpacker:
 
 def _shape() -> str:
     """A name for all that a snapshot's meaning depends on: another program reads no old ones."""
-    parts = [
-        (name, sorted(each.name for each in fields(of)) if is_dataclass(of) else [])
-        for name, of in sorted(CLASSES.items())
-    ]
+    parts = [(name, repr(DEFAULTS.get(of))) for name, of in sorted(CLASSES.items())]
     said = json.dumps([__version__, sorted(vars(RunView())), sorted(vars(Ideas())), parts])
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 

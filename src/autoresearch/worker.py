@@ -1,7 +1,8 @@
 """A worker: does one experiment at a time, from the plan to the decision.
 
-Proposes, checks the scope, measures, decides, records. Workers share nothing but the run: what each
-does next follows from the journal and from which worker it is.
+Proposes, checks the scope, measures, decides, records. Workers share nothing but the run and
+what agents are shown of it: what each does next follows from the journal and from which worker it
+is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from .decide import (
 from .desk import Desk
 from .errors import AgentError, DiskFullError, ExecutorError, UnansweredError, UserError
 from .failpoint import failpoint
+from .history import History
 from .journal.view import ENGINE, Experiment, Role
+from .memory import Memory
 from .people import People
 from .run import REASON_LENGTH, Run
 from .scope import breach
@@ -80,8 +83,9 @@ class Worker:
     """
 
     def __init__(
-        self, run: Run, contract: Contract, bench: Bench, people: People, watch: Watch
-    ) -> None:
+        self, run: Run, contract: Contract, bench: Bench, workspace: Workspace, memory: Memory,
+        history: History, people: People, watch: Watch,
+    ) -> None:  # fmt: skip
         self.run = run
         self.view = run.view
         self.contract = contract
@@ -89,8 +93,8 @@ class Worker:
         self.people = people
         self.watch = watch
         self.number = bench.slot.number
-        self.workspace = Workspace(run.store, bench.scope, run.places.inner)
-        self.desk = Desk(run, contract, bench, self.workspace)
+        self.workspace = workspace
+        self.desk = Desk(run, contract, bench, workspace, memory, history)
         self.rule = Rule(
             direction=contract.metric.direction,
             min_gain=contract.metric.min_gain,

@@ -153,6 +153,11 @@ def test_every_agent_has_a_worker(toy: MakeToy) -> None:
     assert view.workers == 2
     said = {(each.worker, each.description) for each in view.decided[1:]}
     assert {(0, "first"), (1, "second")} <= said
+    # What agents are shown is written once, not for each of them.
+    assert [path.name for path in task.run_folder.glob("memory*")] == ["memory"]
+    assert {path.name for path in (task.run_folder / "memory").iterdir()} == {
+        "diffs", "logs", "lessons.md", "results.tsv",
+    }  # fmt: skip
     contract = task.root / "autoresearch.toml"
     contract.write_text(contract.read_text().replace(SHARED, "workers = 1"))
     failed = task.call("run", "--max-experiments", "5", code=2)

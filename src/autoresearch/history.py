@@ -1,0 +1,51 @@
+"""What an agent in this process is handed of past experiments: their values, and their code."""
+
+from __future__ import annotations
+
+from .journal.view import Experiment, RunView, seconds_between
+from .types import Past
+from .workspace import Workspace
+
+LENGTH = 300
+
+
+class History:
+    """The history of one run for its agents."""
+
+    def __init__(self, view: RunView, workspace: Workspace) -> None:
+        self._view = view
+        self._workspace = workspace
+        self._sources: dict[str, dict[str, str]] = {}
+        self._pasts: dict[int, Past] = {}
+
+    def past(self) -> list[Past]:
+        """The baseline, what was kept, and the last experiments, oldest first."""
+        chosen = {each.number: each for each in self._view.kept[-LENGTH:]}
+        chosen |= {each.number: each for each in self._view.decided[-LENGTH:]}
+        # Of the last time, all but the newest are there.
+        self._pasts = {
+            number: self._pasts.get(number) or self._past(chosen[number])
+            for number in sorted(chosen)
+        }
+        return list(self._pasts.values())
+
+    def sources(self, commit: str) -> dict[str, str]:
+        """The text of a commit's editable files by path."""
+        if commit not in self._sources:
+            if len(self._sources) > 2 * LENGTH:
+                self._sources.clear()
+            self._sources[commit] = self._workspace.sources(commit)
+        return self._sources[commit]
+
+    def _past(self, experiment: Experiment) -> Past:
+        decision = experiment.decision
+        assert decision is not None
+        # Of a run that was ended early only what its curve foretold is known.
+        foretold = (each.foretold for each in experiment.own if each.foretold is not None)
+        value = next(foretold, None) if decision.value is None else decision.value
+        return Past(
+            experiment.number, experiment.commit, experiment.parent, experiment.kind,
+            decision.status, value, experiment.description,
+            lambda: self.sources(experiment.commit or experiment.parent),
+            seconds_between(experiment.started, experiment.decided),
+        )  # fmt: skip
