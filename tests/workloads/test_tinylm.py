@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import autoresearch
 from autoresearch.journal.view import Experiment
@@ -201,6 +204,21 @@ def test_encoding_keeps_every_byte_at_every_size(scorer: Scorer) -> None:
     assert len(prepare.encode(scorer.text, scorer.merges)) < len(scorer.text) / 1.5
 
 
+@given(st.text("ab_ 0(", min_size=40, max_size=120), st.integers(1, 8))
+def test_the_most_frequent_pair_is_merged_first(text: str, count: int) -> None:
+    prepare = load("prepare", WORKLOAD)
+    words = [list(word.encode()) for word in prepare.WORDS.findall(text * 3)]
+    merges = []
+    for new in range(256, 256 + count):
+        pairs = Counter(pair for word in words for pair in pairwise(word))
+        if not pairs:
+            return
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(best)
+        words = [prepare.merged(word, best, new) for word in words]
+    assert prepare.learn_merges((text * 3).encode(), count) == merges
+
+
 def test_near_duplicates_of_train_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     prepare = load("prepare", WORKLOAD)
     monkeypatch.setattr(prepare, "TRAIN_BYTES", 4000)
@@ -255,7 +273,7 @@ def test_in_the_real_task_cheats_gain_nothing_and_a_gain_is_verified(tmp_path: P
     """The agent tries the cheats and then a learning rate."""
     edits = (*CHEATS, HONEST_EDIT)
     # Much wall time: the budget is one of the processor, and tests run beside each other.
-    smaller = ('budget = "4s"', 'budget = "1s"\ntimeout = "60s"')
+    smaller = ('budget = "4s"', 'budget = "2s"\ntimeout = "60s"')
     task = workload(tmp_path / "tinylm", "tinylm", smaller, *edits)
     _check_cheats_gained_nothing(task, task.measured(len(edits)))
     _check_the_gain_is_verified_on_the_sealed_split(task)

@@ -9,6 +9,7 @@ compared with pinned values, so that scores compare across machines.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import re
 import subprocess
@@ -28,6 +29,7 @@ HELD_OUT = 10  # one file in so many goes to validation, and one to test
 REPEATED_LINES = 0.15
 VOCABULARIES = (256, 512, 1024, 2048)
 MERGE_BYTES = 1_000_000
+PRIME = 1099511628211
 WORDS = re.compile(r" ?[A-Za-z_]+| ?[0-9]+| ?[^\sA-Za-z_0-9]+|\s+(?!\S)|\s+")
 PINNED = {
     "train.bin": "0ff128d2ba15e57c052e94c4e6349dfebd20e5359facf962e518b02c4c8fba5f",
@@ -92,14 +94,18 @@ def split(files: dict[str, bytes]) -> dict[str, bytes]:
 def overlap(text: bytes, train: bytes, size: int = 50) -> float:
     """The share of bytes of a text that lie in a run of ``size`` bytes that train has, too."""
 
-    def rolling(data: bytes) -> np.ndarray:
-        values = np.frombuffer(data, np.uint8).astype(np.uint64)
-        total = np.zeros(len(values) - size + 1, np.uint64)
-        for i in range(size):
-            total = total * np.uint64(1099511628211) + values[i : len(values) - size + 1 + i]
-        return total
+    def rolling(data: bytes, size: int) -> np.ndarray:
+        """A hash of each run of ``size`` bytes, from those of its halves."""
+        if size == 1:
+            return np.frombuffer(data, np.uint8).astype(np.uint64) + np.uint64(1)
+        left, right = size // 2, size - size // 2
+        first = rolling(data, left)
+        second = first if left == right else rolling(data, right)
+        starts = len(data) - size + 1
+        return first[:starts] * np.uint64(PRIME + right) + second[left : left + starts]
 
-    found = np.isin(rolling(text), rolling(train))
+    wanted, there = rolling(text, size), np.sort(rolling(train, size))
+    found = there[np.searchsorted(there, wanted).clip(max=len(there) - 1)] == wanted
     covered = np.zeros(len(text) + 1, int)
     starts = np.flatnonzero(found)
     np.add.at(covered, starts, 1)
@@ -118,18 +124,29 @@ def learn_merges(text: bytes, count: int) -> list[tuple[int, int]]:
         for pair in pairwise(word):
             pairs[pair] += weights[i]
             where[pair].add(i)
-    merges = []
-    for new in range(256, 256 + count):
-        best = max(pairs, key=lambda pair: (pairs[pair], pair))
-        merges.append(best)
+    # The most frequent is on top, of equals the largest; what has changed since is there again.
+    heap = [(-weight, -a, -b) for (a, b), weight in pairs.items()]
+    heapq.heapify(heap)
+    merges: list[tuple[int, int]] = []
+    while len(merges) < count:
+        weight, a, b = heapq.heappop(heap)
+        best = (-a, -b)
+        if pairs[best] != -weight:
+            continue
+        changed = set()
         for i in where.pop(best):
             old = words[i]
+            words[i] = merged(old, best, 256 + len(merges))
             for pair in pairwise(old):
                 pairs[pair] -= weights[i]
-            words[i] = merged(old, best, new)
+                changed.add(pair)
             for pair in pairwise(words[i]):
                 pairs[pair] += weights[i]
+                changed.add(pair)
                 where[pair].add(i)
+        merges.append(best)
+        for pair in changed - {best}:
+            heapq.heappush(heap, (-pairs[pair], -pair[0], -pair[1]))
         del pairs[best]
     return merges
 
