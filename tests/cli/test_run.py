@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from autoresearch.cli.run import interruptible
 from autoresearch.journal.view import Role, RunView
 from autoresearch.run import held_by_engine
 from tests.conftest import IDENTITY, TRAIN, Toy, counting, lr_patch, until
@@ -355,6 +357,22 @@ def test_ctrl_c_once_finishes_the_sample_twice_ends_now(toy: MakeToy) -> None:
     assert time.monotonic() - began < 5
     assert task.view().end_reason == "interrupted"
     assert task.view().unfinished is not None
+
+
+def test_ctrl_c_while_the_event_loop_is_made_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, before, pressed = asyncio.new_event_loop, signal.getsignal(signal.SIGINT), asyncio.Event()
+
+    def interrupted() -> asyncio.AbstractEventLoop:
+        signal.raise_signal(signal.SIGINT)
+        return make()
+
+    async def work() -> str:
+        await pressed.wait()
+        return "stopped"
+
+    monkeypatch.setattr(asyncio.events, "new_event_loop", interrupted)
+    assert interruptible(work, pressed.set) == "stopped"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def leftovers(task: Toy) -> list[str]:

@@ -190,7 +190,7 @@ def _interrupted_while_waiting(full: DiskFullError, failures: int, log: Path) ->
                 await pressed.wait()
         return pressed.is_set()
 
-    return interruptible(wait(), pressed.set) is not False
+    return interruptible(wait, pressed.set) is not False
 
 
 def _start(contract: Contract, begin: Begin) -> int:
@@ -348,20 +348,26 @@ def drive(engine: Engine, *, ticket: str | None = None) -> End:
         pressed = True
         engine.request_stop("Ctrl-C")
 
-    end = interruptible(engine.loop(ticket=ticket), stop)
+    end = interruptible(lambda: engine.loop(ticket=ticket), stop)
     if end is None:
         return End("interrupted", interrupted=True)
     return replace(end, reason="interrupted", interrupted=True) if pressed else end
 
 
 def interruptible(
-    coroutine: Coroutine[Any, Any, Result], stop: Callable[[], None]
+    begin: Callable[[], Coroutine[Any, Any, Result]], stop: Callable[[], None]
 ) -> Result | None:
     """Run to the end; Ctrl-C calls ``stop``, twice or SIGTERM ends it now, with None."""
 
+    early = False
+
+    def note(*_: object) -> None:
+        nonlocal early
+        early = True
+
     async def main() -> Result | None:
         loop = asyncio.get_running_loop()
-        work = asyncio.ensure_future(coroutine)
+        work = asyncio.ensure_future(begin())
         pressed = False
 
         def interrupt() -> None:
@@ -375,12 +381,22 @@ def interruptible(
         loop.add_signal_handler(signal.SIGINT, interrupt)
         loop.add_signal_handler(signal.SIGTERM, work.cancel)
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        if early:
+            interrupt()
         try:
             return await work
         except asyncio.CancelledError:
             return None
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            signal.signal(signal.SIGINT, note)
 
-    return asyncio.run(main())
+    # A Ctrl-C that raises while the loop is made, or closed, would leave it half so.
+    usual = signal.signal(signal.SIGINT, note)
+    try:
+        return asyncio.run(main())
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def _detach(folder: Path) -> None:

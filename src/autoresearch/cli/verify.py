@@ -129,7 +129,7 @@ def _measure(
         finally:
             await bench.close(keep=held.view.leases)
 
-    return interruptible(work(), press)
+    return interruptible(work, press)
 
 
 def _print(contract: Contract, view: RunView, record: Verification) -> None:
