@@ -1,6 +1,8 @@
 # `make demo` and `make test` each create .venv, install pinned versions into it, and run.
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests wait for clocks, processes and disks for half of their time.
+WORKERS ?= 4
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Where it is set, every start of the command line would compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -11,10 +13,10 @@ demo: .venv/.demo
 	$(BIN)/autoresearch demo
 
 test: .venv/.test lint
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 endurance: .venv/.test
-	$(BIN)/python -m pytest -n 3 --dist worksteal --endurance
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --endurance
 	$(BIN)/python bench/keep_rule.py --full --curve
 	$(BIN)/python bench/search.py --full --jobs 2
 	$(BIN)/python bench/overhead.py
@@ -23,7 +25,7 @@ endurance: .venv/.test
 	$(BIN)/python bench/early_end.py
 	$(BIN)/python bench/search.py --tinylm --jobs 2
 
-# What is claimed of the search agent, on synthetic landscapes; CI runs it before the tests.
+# What is claimed of the search agent, on synthetic landscapes; CI runs it beside the tests.
 claims: .venv/.test
 	$(BIN)/python bench/search.py --quick --jobs 2
 
