@@ -48,6 +48,7 @@ from .types import (
     Tally,
     Usage,
 )
+from .types import Run as Allowance
 
 INVALID_ANSWER = 3
 LOG_BYTES = 1 << 20
@@ -274,25 +275,28 @@ class Bench:
         watching: Watching | None = None,
         lease: str = "",
         hardware: str = "",
+        run: Allowance | None = None,
     ) -> Sample:
         """Take one sample of a commit: its command, then its evaluation; logs go to ``folder``.
 
         ``known`` is what the baseline ran of its tests, where failing tests are counted. The sample
         is ended early as soon as ``watching`` says that it cannot win. Of a ``lease`` that is held
         (``holds``) the job is not begun anew, but waited for; it stays until ``forget`` is called.
-        ``hardware`` is where it should be taken, if there is a choice.
+        ``hardware`` is where it should be taken, if there is a choice; ``run`` is what the command
+        may take, where that is not what the contract says.
 
         Raises:
             ExecutorError: the attempt is lost; of a lease that is still held, ``UnansweredError``.
         """
         folder = fresh(folder or self.places.sample(number, k))
+        run = run or self.contract.run
         if self.holds(lease):
             place = self.places.attempts / lease
             job = attempt.load(place)
         else:
             place = self._place("sample", lease)
             logs = fresh(place / "logs") if self._kept else folder
-            steps = self._measurement(commit, number, seed, place, logs)
+            steps = self._measurement(commit, number, seed, place, logs, run)
             job = self._job(steps, result=folder / "result.json", place=place, nonce=lease)
             job["hardware"] = hardware
         result, hopeless = await self._run_watched(job, place, folder, watching, leased=bool(lease))
@@ -300,7 +304,7 @@ class Bench:
             shutil.copyfile(place / attempt.RESULT, folder / "result.json")
         self._deliver(place, folder)
         if hopeless is None:
-            sample = self._sample(commit, number, seed, folder, result, known)
+            sample = self._sample(commit, number, seed, folder, result, run, known)
         else:
             sample = self._ended_early(commit, seed, result, hopeless)
         if sample.tally is not None and (changed := self._changed_test(commit, place / "tree")):
@@ -311,20 +315,20 @@ class Bench:
         return sample
 
     def _measurement(
-        self, commit: str, number: int, seed: int, scratch: Path, folder: Path
+        self, commit: str, number: int, seed: int, scratch: Path, folder: Path, run: Allowance
     ) -> list[dict[str, Any]]:
         """The steps of a sample, with all they need in ``scratch``; their logs go to ``folder``."""
         contract, metric = self.contract, self.contract.metric
         out = scratch / "out"
         out.mkdir()
         usage_file = scratch / "usage.json"
-        env = self._variables(number, seed)
+        env = self._variables(number, seed, run)
         if contract.suite is not None:
             env |= suite.variables(contract.suite, contract.run.env)
         tree = self._candidate_tree(commit, scratch / "tree")
         command = self._candidate_box(contract.run.command, env, folder / "run.log", tree, out)
         steps = [
-            _step("command", [command], contract.run.timeout_s)
+            _step("command", [command], run.timeout_s)
             | {"usage_file": str(usage_file), "artefacts": str(out)}
         ]
         if metric.evaluate is not None:
@@ -352,7 +356,7 @@ class Bench:
             out.mkdir()
             home = folder or self.places.sample(number, k)
             log = home / f"guard-{i}.log"
-            env = self._variables(number, 0)
+            env = self._variables(number, 0, self.contract.run)
             tree = self._candidate_tree(commit, scratch / "tree")
             logs = fresh(scratch / "logs") if self._kept else home
             box = self._candidate_box(guard.command, env, logs / log.name, tree, out)
@@ -444,6 +448,7 @@ class Bench:
         seed: int,
         folder: Path,
         result: dict[str, Any],
+        run: Allowance,
         known: Tally | None = None,
     ) -> Sample:
         command = _entry(result, "command")
@@ -467,8 +472,7 @@ class Bench:
             case "cancelled":
                 return ended(Outcome.VOID, "interrupted")
             case "timeout":
-                limit = self.contract.run.timeout_s
-                return ended(Outcome.TIMEOUT, f"killed after {limit:g} s")
+                return ended(Outcome.TIMEOUT, f"killed after {run.timeout_s:g} s")
             case "ok" | "failed" if self.contract.suite is not None:
                 return self._count_failing(run_log, command["exit_code"], known, ended)
             case "failed":
@@ -552,10 +556,10 @@ class Bench:
 
     # What each process may see
 
-    def _variables(self, number: int, seed: int) -> dict[str, str | Path]:
+    def _variables(self, number: int, seed: int, run: Allowance) -> dict[str, str | Path]:
         return {
             **self._env,
-            "AUTORESEARCH_BUDGET_S": f"{self.contract.run.budget_s:g}",
+            "AUTORESEARCH_BUDGET_S": f"{run.budget_s:g}",
             "AUTORESEARCH_SEED": str(seed),
             "AUTORESEARCH_OUT": INSIDE_OUT,
             "AUTORESEARCH_EXPERIMENT": str(number),

@@ -149,6 +149,11 @@ def _task(contract: Contract) -> list[str]:
         f" {run.timeout_s:g} s; {run.cpus} core{'s' if run.cpus > 1 else ''}, {run.gpus} GPUs,"
         f" no network",
     ]
+    if run.screen_s is not None:
+        lines.append(
+            f"- a first look: AUTORESEARCH_BUDGET_S is {run.screen_s:g} there, and what is clearly"
+            " worse than the best is with as much ends by it"
+        )
     if run.memory_bytes is not None:
         lines.append(f"- memory: {run.memory_bytes / 2**30:.3g} GiB for all its processes")
     if metric.evaluate is not None:

@@ -246,6 +246,16 @@ class RunSection(MachineSection):
     clock: Literal["wall", "cpu"] = "wall"
     timeout: Duration | None = None
     early_end: bool = False
+    screen: Duration | None = None
+
+    @model_validator(mode="after")
+    def _screen_is_cheaper(self) -> RunSection:
+        if self.screen is not None and self.screen >= self.budget:
+            raise _wrong(
+                f"screen = {self.screen:g} s is no cheaper than budget = {self.budget:g} s;"
+                " a tenth of the budget is a good beginning"
+            )
+        return self
 
     @model_validator(mode="after")
     def _timeout_covers_budget(self) -> RunSection:
@@ -601,6 +611,7 @@ def _contract(file: File, path: Path) -> Contract:
         run=types.Run(
             run.command, run.setup, run.budget, run.clock, run.timeout or factor * run.budget,
             run.memory, run.cpus, run.gpus, dict(run.env), tuple(run.readable), run.early_end,
+            run.screen,
         ),
         metric=types.Metric(
             metric.name, metric.direction, metric.evaluate, metric.answer, metric.answer_cpu,

@@ -27,6 +27,9 @@ from typing import Literal
 from .types import Decision, Direction, Status
 
 SCREEN = 0.8
+# A first look, at a smaller budget, ends what is so many noise widths behind the incumbent's.
+LOOK = 2.0
+LOOKS_OF_BASELINE = 3
 FRESH_MOST = 4
 # Standard normal quantiles of "not worth another sample", by fresh samples taken so far.
 FUTILE = (-0.2, 0.35, 0.75)
@@ -52,6 +55,7 @@ COMMON = 0.15
 LOOSEST = 25.0
 BASELINE_S = 300.0
 BESIDE = "a candidate is confirmed beside samples of it"
+FIRST_LOOK = "ended by its first look"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +153,9 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class MoreSamples:
-    """Take one more sample of the candidate or of the incumbent."""
+    """Take one more sample of the candidate or of the incumbent, or a first look."""
 
-    of: Literal["candidate", "incumbent"]
+    of: Literal["candidate", "incumbent", "look"]
     reason: str
 
 
@@ -187,6 +191,23 @@ def decide(rule: Rule, standing: Standing, evidence: Evidence) -> Step:
     if rule.confirm == "never":
         return case.keep([evidence.screen], 0.5, "unconfirmed: keep.confirm is never")
     return _confirm(rule, standing, evidence, case)
+
+
+def decide_look(
+    rule: Rule, baseline: Sequence[float], incumbent: Sequence[float], look: float
+) -> Decision | None:
+    """The end of a candidate that is clearly behind at a smaller budget; None where it goes on.
+
+    ``baseline`` are first looks at one commit, which tell their noise. A value at another budget is
+    no value of the candidate's: there is none in the decision, and nothing is kept for one.
+    """
+    best = math.fsum(incumbent) / len(incumbent)
+    sigma, _ = Noise().add(baseline).sigma(best)
+    behind = look - best if rule.direction == "lower" else best - look
+    if behind <= LOOK * sigma * math.sqrt(1 + 1 / len(incumbent)):
+        return None
+    said = f"{look:.6g} is {behind:.3g} worse than the incumbent's {best:.6g}, noise {sigma:.2g}"
+    return Decision(Status.DISCARD, f"{FIRST_LOOK}: {said}")
 
 
 def decide_overtaken(rule: Rule, standing: Standing, evidence: Evidence, why: str) -> Decision:

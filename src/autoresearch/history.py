@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .journal.view import Experiment, RunView, seconds_between
+from statistics import fmean
+
+from .journal.view import Experiment, Role, RunView, seconds_between
 from .types import Past
 from .workspace import Workspace
 
@@ -37,12 +39,19 @@ class History:
             self._sources[commit] = self._workspace.sources(commit)
         return self._sources[commit]
 
+    def _foretold(self, experiment: Experiment) -> float | None:
+        """Of a run that was ended early only what its curve, or a first look, foretold is known."""
+        curve = next((e.foretold for e in experiment.own if e.foretold is not None), None)
+        looks, best = experiment.values(Role.LOOK), self._view.numbers.get(experiment.parent)
+        if curve is not None or not looks or best is None or experiment.was is None:
+            return curve
+        usual = self._view.experiments[best].values(Role.LOOK)
+        return experiment.was + fmean(looks) - fmean(usual) if usual else None
+
     def _past(self, experiment: Experiment) -> Past:
         decision = experiment.decision
         assert decision is not None
-        # Of a run that was ended early only what its curve foretold is known.
-        foretold = (each.foretold for each in experiment.own if each.foretold is not None)
-        value = next(foretold, None) if decision.value is None else decision.value
+        value = self._foretold(experiment) if decision.value is None else decision.value
         return Past(
             experiment.number, experiment.commit, experiment.parent, experiment.kind,
             decision.status, value, experiment.description,

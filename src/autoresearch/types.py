@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Protocol
@@ -98,6 +98,18 @@ class Run:
     env: Mapping[str, str] = field(default_factory=dict)
     readable: tuple[str, ...] = ()
     early_end: bool = False
+    screen_s: float | None = None
+
+    def lasting(self, budget_s: float) -> Run:
+        """The same with another budget, and a timeout in proportion."""
+        timeout_s = self.timeout_s * budget_s / self.budget_s
+        return replace(self, budget_s=budget_s, timeout_s=timeout_s)
+
+    @property
+    def first_look(self) -> Run:
+        """What a candidate is run with before it gets the whole budget."""
+        assert self.screen_s is not None
+        return self.lasting(self.screen_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,9 @@ class Watch:
         for each in experiment.taken:
             sample = each.sample
             runs = self._kept.get(sample.commit)
-            if runs is None or sample.outcome is not Outcome.OK or sample.value is None:
+            if each.role is Role.LOOK or runs is None:
+                continue
+            if sample.outcome is not Outcome.OK or sample.value is None:
                 continue
             runs.append(_Place(experiment.number, each.k, sample.value, sample.usage.wall_s))
             del runs[:-RUNS_EACH]

@@ -18,6 +18,7 @@ from . import combine, condense, disk, git, limits, registry, strategy, verify
 from .bench import Bench
 from .contention import unless_void
 from .decide import (
+    LOOKS_OF_BASELINE,
     CheckGuards,
     Evidence,
     MoreSamples,
@@ -25,13 +26,15 @@ from .decide import (
     baseline_decision,
     baseline_samples,
     decide,
+    decide_look,
     decide_overtaken,
 )
 from .desk import Desk
 from .errors import AgentError, DiskFullError, ExecutorError, UnansweredError, UserError
 from .failpoint import failpoint
 from .history import History
-from .journal.view import ENGINE, Experiment, Role
+from .hopeless import spared
+from .journal.view import ENGINE, Experiment, Role, Taken
 from .memory import Memory
 from .people import People
 from .run import REASON_LENGTH, Run
@@ -50,6 +53,7 @@ from .types import (
     Sample,
     Status,
 )
+from .types import Run as Allowance
 from .watch import Watch
 from .workspace import Captured, Workspace
 
@@ -435,26 +439,39 @@ class Worker:
         self.run.close(record, step)
 
     def _judge_baseline(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
-        samples = [each.sample for each in record.taken if each.sample.outcome is not Outcome.VOID]
-        if len(record.taken) - len(samples) > BASELINE_VOIDS:
+        taken = [each for each in record.taken if each.sample.outcome is not Outcome.VOID]
+        if len(record.taken) - len(taken) > BASELINE_VOIDS:
             raise UserError(
                 f"the baseline cannot be measured: {record.taken[-1].sample.reason}",
                 fix="give it machines that are free and of one kind (docs/clusters.md)",
             )
-        for sample in samples:
-            if sample.outcome is not Outcome.OK:
-                k = record.taken[-1].k
+        for each in taken:
+            if each.sample.outcome is not Outcome.OK:
+                log = self.run.places.sample(0, each.k) / "run.log"
+                look = each.role is Role.LOOK
                 raise UserError(
-                    f"the baseline cannot be measured: {sample.reason}",
-                    fix=f"read {self.run.places.sample(0, k) / 'run.log'}, mend the task,"
+                    f"the baseline cannot be measured{' in a first look' * look}:"
+                    f" {each.sample.reason}",
+                    fix=f"read {log}, {self._mend_a_look() if look else 'mend the task'},"
                     " commit, and start again with: autoresearch run --new",
                 )
+        samples = [each.sample for each in taken if each.role is Role.BASELINE]
         wanted = baseline_samples(samples[0].usage.wall_s) if samples else 1
         if len(samples) < wanted:
             return MoreSamples("candidate", f"baseline sample {len(samples) + 1} of {wanted}")
+        looks = len(taken) - len(samples)
+        if self.contract.run.screen_s is not None and looks < LOOKS_OF_BASELINE:
+            return MoreSamples("look", f"first look {looks + 1} of {LOOKS_OF_BASELINE}")
         if self.contract.guards and record.guards_passed is None:
             return CheckGuards("the baseline must pass its guards")
         return baseline_decision(record.values(Role.BASELINE))
+
+    def _mend_a_look(self) -> str:
+        run = self.contract.run.first_look
+        return (
+            f"let the command end within AUTORESEARCH_BUDGET_S, {run.budget_s:g} in a first look,"
+            " or leave run.screen out"
+        )
 
     def _judge(self, record: Experiment) -> Decision | MoreSamples | CheckGuards:
         """The next step of an experiment; follows from the journal alone."""
@@ -462,18 +479,17 @@ class Worker:
         for each in own:
             if each.sample.outcome in OUTCOMES:
                 return Decision(OUTCOMES[each.sample.outcome], each.sample.reason)
-            if (reason := self._over_budget(each.sample)) is not None:
+            if (reason := self._over_budget(each)) is not None:
                 return Decision(Status.TIMEOUT, reason)
         failed = [each.sample for each in record.taken if each.sample.outcome is not Outcome.OK]
         if len(failed) > VOIDS:
             return Decision(Status.VOID, f"{len(failed)} samples say nothing: {failed[-1].reason}")
         if record.guards_passed is False:
             return Decision(Status.DISCARD, record.guard_reason, _mean(record))
-        screen = record.values(Role.SCREEN)
-        if not screen:
-            return MoreSamples("candidate", "screen")
-        incumbent = self.view.incumbent
+        incumbent, screen = self.view.incumbent, record.values(Role.SCREEN)
         assert incumbent is not None
+        if not screen:
+            return self._look(record, incumbent) or MoreSamples("candidate", "screen")
         if record.parent != incumbent.commit:
             return self._judge_overtaken(record, incumbent)
         evidence = Evidence(
@@ -488,6 +504,22 @@ class Worker:
             return replace(step, reason=f"{step.reason}; {said}")
         return step
 
+    def _look(self, record: Experiment, incumbent: Experiment) -> Decision | MoreSamples | None:
+        """What a first look at a smaller budget says, or that it is to be taken; None to go on."""
+        if self.contract.run.screen_s is None:
+            return None
+        if not (looks := record.values(Role.LOOK)):
+            return MoreSamples("look", "a first look")
+        hardware = self._comparable(record)
+        best = [
+            each.sample.value for each in incumbent.taken
+            if each.role is Role.LOOK and each.sample.value is not None
+            and hardware in (None, each.sample.hardware)
+        ]  # fmt: skip
+        if not best or spared(self.view.seed_of(record.number, 0)):
+            return None
+        return decide_look(self.rule, self.view.experiments[0].values(Role.LOOK), best, looks[0])
+
     def _judge_overtaken(self, record: Experiment, incumbent: Experiment) -> Decision:
         """What to do with a candidate that was begun from another commit than the incumbent."""
         hardware = self._comparable(record)
@@ -501,12 +533,20 @@ class Worker:
             said = f"it was begun from another commit than #{incumbent.number}"
         return decide_overtaken(self.rule, standing, Evidence(record.tokens_added, mean), said)
 
-    def _over_budget(self, sample: Sample) -> str | None:
+    def _allowance(self, role: Role) -> Allowance:
+        """What a command may take for a sample with this role."""
+        run = self.contract.run
+        return run.first_look if role is Role.LOOK else run
+
+    def _over_budget(self, taken: Taken) -> str | None:
+        sample, look = taken.sample, taken.role is Role.LOOK
         if sample.outcome is not Outcome.OK:
             return None
-        used, budget = self.bench.used_s(sample), self.contract.run.budget_s
-        taken = [each.sample for each in self.view.experiments[0].taken]
-        baseline = [each for each in taken if each.outcome is Outcome.OK]
+        used, budget = self.bench.used_s(sample), self._allowance(taken.role).budget_s
+        baseline = [
+            each.sample for each in self.view.experiments[0].taken
+            if each.sample.outcome is Outcome.OK and (each.role is Role.LOOK) is look
+        ]  # fmt: skip
         extra = max((self.bench.used_s(each) - budget for each in baseline), default=0.0)
         allowed = budget * 1.1 + max(0.0, extra)
         if used <= allowed:
@@ -558,9 +598,9 @@ class Worker:
             watching = self.watch.over(role, seed)
             measured = await self.bench.measure(
                 commit, number, k, seed, known=self.view.known, watching=watching, lease=lease,
-                hardware=self._comparable(record) or "",
+                hardware=self._comparable(record) or "", run=self._allowance(role),
             )  # fmt: skip
-            sample = self._unless_void(measured, record)
+            sample = self._unless_void(measured, record, role)
         except UnansweredError:
             raise  # its job may be running: the next turn asks again
         except ExecutorError as error:
@@ -576,6 +616,8 @@ class Worker:
         self.bench.forget(lease)
 
     def _role(self, step: MoreSamples, record: Experiment) -> tuple[Role, str]:
+        if step.of == "look":
+            return Role.LOOK, record.commit
         if record.kind is Kind.BASELINE:
             return Role.BASELINE, record.commit
         if step.of == "incumbent":
@@ -587,12 +629,13 @@ class Worker:
         """The hardware whose values an experiment is compared with; None where it is no matter."""
         return None if self.contract.suite is not None else record.hardware
 
-    def _unless_void(self, sample: Sample, record: Experiment) -> Sample:
+    def _unless_void(self, sample: Sample, record: Experiment, role: Role) -> Sample:
         others = self._comparable(record) or sample.hardware
         if sample.hardware != others and sample.outcome in (Outcome.OK, Outcome.TIMEOUT):
             reason = f"taken on {sample.hardware}, the others of this experiment on {others}"
             return replace(sample, outcome=Outcome.VOID, value=None, reason=reason)
-        return unless_void(sample, self.contract.run, self.view.shares, exact=self.view.noise.exact)
+        run, exact = self._allowance(role), self.view.noise.exact
+        return unless_void(sample, run, self.view.shares, exact=exact)
 
     def _next_seed(self, record: Experiment, role: Role) -> int:
         """The next sample's seed; the same again after one that was void or cut short.
@@ -682,5 +725,5 @@ def _named(experiment: Experiment) -> str:
 
 
 def _mean(record: Experiment) -> float | None:
-    values = [sample.value for sample in record.own if sample.value is not None]
+    values = [*record.values(Role.SCREEN), *record.values(Role.FRESH)]
     return sum(values) / len(values) if values else None

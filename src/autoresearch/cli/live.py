@@ -27,7 +27,7 @@ from ..journal.view import Experiment, Role, RunView
 from ..limits import used
 from ..run import Listener
 from ..text import clean
-from ..types import Contract, Decision, Outcome, Status
+from ..types import Contract, Decision, Outcome, Run, Status
 from . import words
 
 ROWS = 10
@@ -113,7 +113,7 @@ def plain_line(event: Event, view: RunView, contract: Contract) -> str:
         case "ticket":
             return f"queued: {clean(str(event.body['message']))}"
         case "attempt" if experiment is not None:
-            tried = event.body["role"] == Role.SCREEN.value
+            tried = event.body["role"] in (Role.LOOK.value, Role.SCREEN.value)
             return words.step(experiment) + (f": {words.description(experiment)}" if tried else "")
         case "sample" if event.body["outcome"] == Outcome.VOID.value:
             return f"void: {clean(str(event.body['reason']))}; this sample is not used"
@@ -197,8 +197,9 @@ class Screen:
         self._contract = contract
         self._view = view
         self._walls = [
-            each.sample.usage.wall_s for row in view.decided[-RECENT:] for each in row.taken
-        ][-RECENT:]
+            each.sample.usage.wall_s
+            for row in view.decided[-RECENT:] for each in row.taken if each.role is not Role.LOOK
+        ][-RECENT:]  # fmt: skip
         self._clock = Clock(time.monotonic())
         self._clocks: dict[int, Clock] = {}
         self._frame = self._compose()
@@ -209,13 +210,16 @@ class Screen:
         now = time.monotonic()
         match event.kind:
             case "attempt" | "verify_attempt":
-                self._clock = Clock(now, self._usual_s(), self._bound())
+                look = event.body.get("role") == Role.LOOK.value
+                run = self._contract.run.first_look if look else self._contract.run
+                self._clock = Clock(now, self._usual_s(run), self._bound(run))
                 if event.experiment is not None:
                     self._clocks[event.experiment] = self._clock
             case "sample" | "verify_sample":
                 # What the person waits for: the evaluation and our own work as well.
                 began = self._clocks.pop(event.experiment or 0, self._clock)
-                self._walls = [*self._walls, now - began.since][-RECENT:]
+                if event.body.get("role") != Role.LOOK.value:
+                    self._walls = [*self._walls, now - began.since][-RECENT:]
                 self._clock = Clock(now)
             case "paused":
                 wait_s = event.body["wait_s"]
@@ -265,7 +269,7 @@ class Screen:
 
     def _row(self, experiment: Experiment) -> tuple[str, str, Text]:
         """The row of an experiment that is not decided yet."""
-        values = [sample.value for sample in experiment.own if sample.value is not None]
+        values = [*experiment.values(Role.SCREEN), *experiment.values(Role.FRESH)]
         mean = sum(values) / len(values) if values else None
         value = "" if mean is None else words.number(mean)
         return str(experiment.number), value, _tried(experiment)
@@ -356,11 +360,12 @@ class Screen:
             table.add_row(number, value, *([] if narrow else [""]), "...", what, style="bold")
         return table
 
-    def _usual_s(self) -> float:
-        return median(self._walls) if self._walls else self._contract.run.budget_s
+    def _usual_s(self, run: Run) -> float:
+        whole = run.budget_s == self._contract.run.budget_s
+        return median(self._walls) if self._walls and whole else run.budget_s
 
-    def _bound(self) -> str:
-        return f", longer than usual; ended at {_time(self._contract.run.timeout_s)}"
+    def _bound(self, run: Run) -> str:
+        return f", longer than usual; ended at {_time(run.timeout_s)}"
 
 
 def amount(limit: str, value: float) -> str:

@@ -99,9 +99,7 @@ def _longer(contract: Contract, budget_s: float | None) -> Contract:
     """The contract with another budget, and with the timeout in proportion."""
     if budget_s is None:
         return contract
-    run = contract.run
-    timeout_s = run.timeout_s * budget_s / run.budget_s
-    return replace(contract, run=replace(run, budget_s=budget_s, timeout_s=timeout_s))
+    return replace(contract, run=contract.run.lasting(budget_s))
 
 
 def _measure(

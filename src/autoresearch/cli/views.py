@@ -24,6 +24,7 @@ from ..git import Store
 from ..journal.ideas import Ideas, State
 from ..journal.verification import Verification
 from ..journal.view import Experiment, Role, RunView
+from ..looks import Looks, looks
 from ..run import FOLDER, held_by_engine
 from ..snapshot import recent
 from ..text import block, clean, excerpt
@@ -95,6 +96,8 @@ def status(folder: Path, tag: str | None, as_json: bool) -> None:
             click.echo(f"limit        {name} {amount(name, used)} of {each['max']:g}")
     if said := _ideas(view.ideas):
         click.echo(f"ideas        {said}; autoresearch idea list")
+    if said := looks(view.decided).words():
+        click.echo(f"screen       {said}")
     if said := calibration.words():
         click.echo(f"agent        {said}")
     click.echo(words.summary(contract, view, run).lstrip("\n"))
@@ -131,6 +134,7 @@ def status_json(
         "verified": verification_json(view, view.verified) if view.verified else None,
         "ideas": {each.value: view.ideas.counts[each] for each in State},
         "expectations": expectations_json(calibration),
+        "screen": screen_json(looks(view.decided)),
     }
 
 
@@ -149,6 +153,16 @@ def expectations_json(found: Calibration) -> dict[str, Json] | None:
     return {
         "measured": found.measured, "right": found.right, "last": len(found.last),
         "last_right": found.last_right, "last_mean_error": found.mean_error,
+    }  # fmt: skip
+
+
+def screen_json(found: Looks) -> dict[str, Json] | None:
+    """What first looks did to the experiments that are at hand; None where there were none."""
+    if not found.taken:
+        return None
+    return {
+        "looks": found.taken, "ended": found.ended, "both": found.both,
+        "rank_correlation": found.ranks,
     }  # fmt: skip
 
 

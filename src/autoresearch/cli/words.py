@@ -88,6 +88,8 @@ def step(experiment: Experiment) -> str:
     if role is Role.BASELINE:
         taken = len(experiment.values(Role.BASELINE)) + 1
         return f"measuring the baseline, sample {taken}"
+    if role is Role.LOOK:
+        return f"a first look at {name}"
     if role is Role.SCREEN:
         return f"measuring {name}"
     if role is Role.INCUMBENT:

@@ -45,9 +45,13 @@ VERIFYING = frozenset(
 
 
 class Role(StrEnum):
-    """What a sample is for: the screen selects, only the others may enter an estimate."""
+    """What a sample is for: the screen selects, only those after it may enter an estimate.
+
+    A first look is taken at a smaller budget, and compared with other first looks only.
+    """
 
     BASELINE = "baseline"
+    LOOK = "look"
     SCREEN = "screen"
     FRESH = "fresh"
     INCUMBENT = "incumbent"
