@@ -38,7 +38,8 @@ a debugger) and held no limit: the deadline moves by it.
 "contention" is null for a step without cores of its own or of less than 1.5 s, else what the
 step lost from its first second on, in seconds: {"core_s": time that its cores had, "waited_s": how
 long its threads were ready and not running (null where the kernel does not say), "others_s": how
-long processes that are not ours ran on those cores, "stolen_s": what the host took from them}.
+long processes that are not ours ran on those cores, "stolen_s": the step's part of what the host
+took from them}.
 An outcome is one of: ok failed timeout idle memory processes output lines disk cpu cancelled.
 
 Processor time is the largest of the accounts there are: what the kernel reported for every process
@@ -707,6 +708,8 @@ class Rivals:
         core_s = wall_s * len(self.step.job["cores"])
         if own_s > 1.05 * core_s:
             stolen_s = 0.0  # it ran elsewhere, too, and may have used up what the host allows us
+        elif ran_s > own_s:
+            stolen_s *= max(0.0, own_s / ran_s)  # the host takes from whoever runs
         return {
             "core_s": round(core_s, 3),
             "waited_s": round(waited_s, 3) if known else None,

@@ -54,6 +54,7 @@ def test_status(done: Toy) -> None:
     assert list(found) == [
         "version", "tag", "state", "reason", "level", "phase", "incumbent", "baseline", "counts",
         "limits", "branch", "results_tsv", "verified", "ideas", "expectations",
+        "screen",
     ]  # fmt: skip
     assert found["version"] == 1 and found["state"] == "done"
     assert found["incumbent"]["experiment"] == 1
