@@ -25,7 +25,7 @@ endurance: .venv/.test
 	$(BIN)/python bench/early_end.py
 	$(BIN)/python bench/search.py --tinylm --jobs 2
 
-# What is claimed of the search agent, on two of its six landscapes; CI runs it beside the tests.
+# What is claimed of the search agent, on two of its six landscapes; CI runs it before the tests.
 claims: .venv/.test
 	$(BIN)/python bench/search.py --quick --only published --only mixed --jobs 2
 
