@@ -228,7 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
-        "--quick", action="store_true", help="10 seeds, about 3 minutes: for CI (the default)"
+        "--quick", action="store_true", help="10 seeds, about 3 minutes (the default)"
     )
     form.add_argument("--full", action="store_true", help="25 seeds, about 9 minutes")
     parser.add_argument("--seeds", type=int, default=0)

@@ -49,9 +49,10 @@ def said(svg: Path) -> str:
 MAGIC = {".svg": b"<?xml", ".png": b"\x89PNG", ".pdf": b"%PDF"}
 
 
+@pytest.mark.parametrize("direction", ["lower", "higher"])
 @pytest.mark.parametrize("suffix", MAGIC)
-def test_a_run_is_drawn_the_same_every_time(tmp_path: Path, suffix: str) -> None:
-    story = night(tmp_path / "run")
+def test_a_run_is_drawn_the_same_every_time(tmp_path: Path, suffix: str, direction: str) -> None:
+    story = night(tmp_path / "run", direction=direction)
     first, second = tmp_path / f"a{suffix}", tmp_path / f"b{suffix}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")

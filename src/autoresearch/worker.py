@@ -485,7 +485,7 @@ class Worker:
         if len(failed) > VOIDS:
             return Decision(Status.VOID, f"{len(failed)} samples say nothing: {failed[-1].reason}")
         if record.guards_passed is False:
-            return Decision(Status.DISCARD, record.guard_reason, _mean(record))
+            return Decision(Status.DISCARD, record.guard_reason, record.mean)
         incumbent, screen = self.view.incumbent, record.values(Role.SCREEN)
         assert incumbent is not None
         if not screen:
@@ -722,8 +722,3 @@ def _named(experiment: Experiment) -> str:
     made = experiment.decision
     value = "" if made.value is None else f"{made.value:.6g}, "
     return f"#{experiment.number} ({value}{made.status.value})"
-
-
-def _mean(record: Experiment) -> float | None:
-    values = [*record.values(Role.SCREEN), *record.values(Role.FRESH)]
-    return sum(values) / len(values) if values else None

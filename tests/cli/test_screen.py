@@ -132,6 +132,18 @@ def test_only_what_is_beyond_the_noise_is_ended(direction: str, sign: int) -> No
     assert ended is not None and ended.status is Status.DISCARD and ended.value is None
 
 
+def test_what_a_candidate_gave_so_far_leaves_looks_and_the_incumbent_out() -> None:
+    record = Experiment(1)
+    assert record.mean is None
+    for k, (role, value) in enumerate(
+        [(Role.LOOK, 9.0), (Role.INCUMBENT, 7.0), (Role.BASELINE, 1.0), (Role.SCREEN, None),
+         (Role.SCREEN, 2.0), (Role.FRESH, 6.0)]
+    ):  # fmt: skip
+        record.taken.append(Taken(k, role, Sample("c", k, Outcome.OK, value)))
+        assert record.mean is None or k > 1
+    assert record.mean == 3.0
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=5, max_size=30))
 def test_the_rank_correlation_is_spearmans(pairs: Sequence[tuple[int, int]]) -> None:
     decided = [

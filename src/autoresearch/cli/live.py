@@ -269,9 +269,7 @@ class Screen:
 
     def _row(self, experiment: Experiment) -> tuple[str, str, Text]:
         """The row of an experiment that is not decided yet."""
-        values = [*experiment.values(Role.SCREEN), *experiment.values(Role.FRESH)]
-        mean = sum(values) / len(values) if values else None
-        value = "" if mean is None else words.number(mean)
+        value = "" if experiment.mean is None else words.number(experiment.mean)
         return str(experiment.number), value, _tried(experiment)
 
     def _compose_best(self) -> Text:

@@ -133,6 +133,14 @@ class Experiment:
         return self.values(Role.BASELINE) or self.values(Role.FRESH) or self.values(Role.SCREEN)
 
     @property
+    def mean(self) -> float | None:
+        """The mean of all that its candidate gave with the whole budget so far."""
+        apart = (Role.INCUMBENT, Role.LOOK)
+        found = [each.sample.value for each in self.taken if each.role not in apart]
+        values = [value for value in found if value is not None]
+        return sum(values) / len(values) if values else None
+
+    @property
     def plan(self) -> Plan:
         """What the strategy asked for."""
         return Plan(self.parent, self.kind, self.hypothesis, self.reason, self.combines)
