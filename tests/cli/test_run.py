@@ -86,14 +86,14 @@ def test_how_experiments_fail(toy: MakeToy) -> None:
     )
     task = toy(
         {"agent.sh": agent, "prepare.py": "pass\n"},
-        run='command = "python3 train.py"\nbudget = "1s"\ntimeout = "2s"',
+        run='command = "python3 train.py"\nbudget = "3s"\ntimeout = "6s"',
         limits="experiments = 10",
     )
     task.call("run")
     decisions = [each.decision for each in task.view().decided[1:]]
     found = [(d.status.value, d.reason) for d in decisions if d]
     assert found[0] == ("crash", "exit code 1: out of ideas")
-    assert found[1] == ("timeout", "killed after 2 s")
+    assert found[1] == ("timeout", "killed after 6 s")
     assert found[2][0] == "crash" and "nan" in found[2][1]
     assert found[3] == ("crash", "no loss was printed")
     assert found[4][0] == "rejected" and "autoresearch.toml" in found[4][1]
@@ -108,16 +108,16 @@ def test_how_experiments_fail(toy: MakeToy) -> None:
 
 
 def test_over_the_budget_is_a_timeout(toy: MakeToy) -> None:
-    agent = counting("echo 'import time; time.sleep(1.5)' >>train.py")
+    agent = counting("echo 'import time; time.sleep(2.5)' >>train.py")
     task = toy(
         {"agent.sh": agent},
-        run='command = "python3 train.py"\nbudget = "1s"\ntimeout = "5s"',
+        run='command = "python3 train.py"\nbudget = "2s"\ntimeout = "8s"',
         limits="experiments = 1",
     )
     task.call("run")
     decision = task.experiment(1).decision
     assert decision is not None and decision.status.value == "timeout"
-    assert "used 1." in decision.reason and "of 1.1 s" in decision.reason
+    assert "used 2." in decision.reason and "of 2.2 s" in decision.reason
 
 
 def test_processor_time_is_a_budget_too(toy: MakeToy) -> None:

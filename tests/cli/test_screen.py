@@ -37,19 +37,19 @@ budget = float(os.environ["AUTORESEARCH_BUDGET_S"])
 time.sleep(PAUSE)
 print("budget:", budget)
 noise = (Random(int(os.environ["AUTORESEARCH_SEED"])).random() - 0.5) / 289
-print("loss:", (LR - 0.1) ** 2 + 0.1 * (budget < 5) + noise)
+print("loss:", (LR - 0.1) ** 2 + 0.1 * (budget < 20) + noise)
 """
-RUN = 'command = "python3 train.py"\nbudget = "5s"\nscreen = "1s"'
+RUN = 'command = "python3 train.py"\nbudget = "20s"\nscreen = "10s"'
 
 
 def lr(value: float) -> str:
     return f"sed -i 's/^LR = .*/LR = {value}/' train.py"
 
 
-def task_of(toy: MakeToy, *edits: str, pause: str = "0") -> Toy:
+def task_of(toy: MakeToy, *edits: str, pause: str = "0", run: str = RUN) -> Toy:
     train = TRAIN.replace("PAUSE", pause)
     limits = f"experiments = {len(edits)}"
-    return toy({"train.py": train, "agent.sh": counting(*edits)}, run=RUN, limits=limits)
+    return toy({"train.py": train, "agent.sh": counting(*edits)}, run=run, limits=limits)
 
 
 def roles(view: RunView, number: int) -> list[Role]:
@@ -67,7 +67,7 @@ def test_a_first_look_ends_what_is_clearly_worse(toy: MakeToy) -> None:
         assert roles(view, number)[:2] == [Role.LOOK, Role.SCREEN]
         for each in view.experiments[number].taken:
             log = task.run_folder / f"experiments/{number}/samples/{each.k}/run.log"
-            assert f"budget: {1.0 if each.role is Role.LOOK else 5.0}" in log.read_text()
+            assert f"budget: {10.0 if each.role is Role.LOOK else 20.0}" in log.read_text()
         made = view.experiments[number].decision
         # Nothing that a first look measured is in a value.
         assert made is not None and made.value == pytest.approx((0.4 - 0.1 * number) ** 2, abs=0.3)
@@ -92,7 +92,7 @@ def test_a_first_look_ends_what_is_clearly_worse(toy: MakeToy) -> None:
 
 
 def test_a_killed_first_look_is_taken_again(toy: MakeToy) -> None:
-    task = task_of(toy, lr(0.3), pause="0.9 if LR == 0.3 and budget < 5 else 0")
+    task = task_of(toy, lr(0.3), pause="0.9 if LR == 0.3 and budget < 20 else 0")
     engine = task.start("run", "--tag", "t")
     until(task.saw(lambda view: any(each["role"] == "look" for each in flights(view))), 60)
     seed = flights(task.view())[0]["seed"]
@@ -111,15 +111,16 @@ def flights(view: RunView) -> list[dict[str, object]]:
 
 
 def test_a_command_that_takes_the_whole_budget_cannot_be_looked_at(toy: MakeToy) -> None:
-    said = task_of(toy, lr(0.3), pause="3").call("run", code=2).stderr
+    short = RUN.replace('"10s"', '"1s"')
+    said = task_of(toy, lr(0.3), pause="3", run=short).call("run", code=2).stderr
     assert "the baseline cannot be measured in a first look: killed after 2 s" in said
     assert "end within AUTORESEARCH_BUDGET_S, 1 in a first look, or leave run.screen out" in said
 
 
 def test_a_screen_is_cheaper_than_the_budget(toy: MakeToy) -> None:
-    task = toy(run=RUN.replace('"1s"', '"5s"'))
+    task = toy(run=RUN.replace('"10s"', '"20s"'))
     said = task.call("check", code=2).stderr
-    assert "autoresearch.toml" in said and "screen = 5 s is no cheaper than budget = 5 s" in said
+    assert "autoresearch.toml" in said and "screen = 20 s is no cheaper than budget = 20 s" in said
 
 
 @pytest.mark.parametrize(("direction", "sign"), [("lower", 1), ("higher", -1)])

@@ -319,19 +319,19 @@ def test_a_split_that_cannot_be_measured_is_the_persons_to_mend(toy: MakeToy) ->
 def test_a_longer_budget_reaches_the_command_with_its_timeout(toy: MakeToy) -> None:
     train = TRAIN + (
         "import time; budget = float(os.environ['AUTORESEARCH_BUDGET_S']); print('has', budget)\n"
-        "time.sleep(0.7 * budget)\n"
+        "time.sleep(0.55 * budget)\n"
     )
     task = toy(
         {"agent.sh": counting(lr("0.2")), "train.py": train},
-        run='command = "python3 train.py"\nbudget = "0.5s"\ntimeout = "1s"',
+        run='command = "python3 train.py"\nbudget = "1s"\ntimeout = "2s"',
         limits="experiments = 1",
     )
     task.call("run")
-    done = task.call("verify", "--budget", "2s", "--samples", "2")
-    assert "with a budget of 2 s" in done.stdout
+    done = task.call("verify", "--budget", "4s", "--samples", "2")
+    assert "with a budget of 4 s" in done.stdout
     logs = list((task.run_folder / "verify" / "0").glob("*/run.log"))
     # Two for each arm, and one more for each that a busy machine made void.
-    assert len(logs) >= 4 and all("has 2.0" in log.read_text() for log in logs)
+    assert len(logs) >= 4 and all("has 4.0" in log.read_text() for log in logs)
     assert "not a duration" in task.call("verify", "--budget", "soon", code=2).stderr
 
 
