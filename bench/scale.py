@@ -58,6 +58,7 @@ use = "command"
 argv = ["./agent.sh"]
 """
 COPIED = 1000
+PROGRESS = 1000
 REPEATS = 5
 START = [sys.executable, "-c", "import autoresearch.cli.views"]
 COMMAND = [sys.executable, "-m", "autoresearch"]
@@ -135,6 +136,9 @@ def search(root: Path, experiments: int, workers: int) -> dict[str, float]:
     def listen(event: Event, view: RunView) -> None:
         if event.kind == "decided":
             marks.append(cpu_s())
+            if len(marks) % PROGRESS == 0:
+                took = 1000 * (sum(marks[-1]) - sum(marks[-PROGRESS])) / (PROGRESS - 1)
+                print(f"{len(marks)} decided, {took:.1f} ms each", file=sys.stderr, flush=True)
             if len(view.decided) > experiments:
                 engine.request_stop("bench")
 
