@@ -143,6 +143,7 @@ class Desk:
             metric=self.contract.metric,
             space=self.contract.space,
             history=self.history.past(),
+            pending=self.history.pending(number),
             briefing=brief,
             directory=directory,
             turn=turn,

@@ -31,6 +31,11 @@ class History:
         }
         return list(self._pasts.values())
 
+    def pending(self, number: int) -> list[Past]:
+        """The candidates in flight at this moment, but for that of experiment ``number``."""
+        flight = self._view.in_flight.values()
+        return [self._past(each) for each in flight if each.commit and each.number != number]
+
     def sources(self, commit: str) -> dict[str, str]:
         """The text of a commit's editable files by path."""
         if commit not in self._sources:
@@ -50,11 +55,12 @@ class History:
 
     def _past(self, experiment: Experiment) -> Past:
         decision = experiment.decision
-        assert decision is not None
-        value = self._foretold(experiment) if decision.value is None else decision.value
+        value = None if decision is None else decision.value
+        if decision is not None and value is None:
+            value = self._foretold(experiment)
         return Past(
             experiment.number, experiment.commit, experiment.parent, experiment.kind,
-            decision.status, value, experiment.description,
+            decision.status if decision else None, value, experiment.description,
             lambda: self.sources(experiment.commit or experiment.parent),
-            seconds_between(experiment.started, experiment.decided),
+            seconds_between(experiment.started, experiment.decided) if decision else 0.0,
         )  # fmt: skip

@@ -387,9 +387,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """One decided experiment as agents see it; ``sources`` reads its editable files on demand.
+    """One experiment as agents see it; ``sources`` reads its editable files on demand.
 
-    ``value`` is what its row shows; of one that was ended early what its curve foretold.
+    ``status`` is None while it is being measured. ``value`` is what its row shows; of one that was
+    ended early what its curve foretold.
     ``seconds`` went by from the plan to the decision.
     """
 
@@ -397,7 +398,7 @@ class Past:
     commit: str
     parent: str
     kind: Kind
-    status: Status
+    status: Status | None
     value: float | None
     description: str
     sources: Callable[[], Mapping[str, str]]
@@ -471,7 +472,8 @@ class Assignment:
     ``allowed`` are the contract's patterns of editable files, relative to ``inside.workspace``.
     ``run`` runs a command there for so many seconds without the agent's variables or a network.
     ``tokens_left`` and ``cost_left_usd`` are what the run's limits leave for this iteration.
-    ``history`` is oldest first, begins with the baseline, and is bounded by the engine.
+    ``history`` is oldest first, begins with the baseline, and is bounded by the engine;
+    ``pending`` are the candidates that other workers measure at this moment.
     """
 
     number: int
@@ -484,6 +486,7 @@ class Assignment:
     history: Sequence[Past]
     briefing: Path
     directory: Path
+    pending: Sequence[Past] = ()
     turn: int = 0
     memory: Path | None = None
     launch: Launcher | None = None

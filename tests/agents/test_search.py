@@ -21,7 +21,7 @@ from autoresearch.agents.landscape import MOST_AT_ONCE
 from autoresearch.agents.search import SearchAgent
 from autoresearch.agents.simplify import PATIENCE, removals, without
 from autoresearch.agents.sources import Parsed
-from autoresearch.errors import UserError
+from autoresearch.errors import AgentError, UserError
 from autoresearch.types import Assignment, Kind, Metric, Past, Plan, Proposal, Range, Status
 
 SOURCE = '''\
@@ -63,6 +63,7 @@ class Lab:
     metric: Metric = LOSS
     space: Mapping[str, Range] = field(default_factory=dict)
     history: list[Past] = field(default_factory=list)
+    pending: list[Past] = field(default_factory=list)
     agent: Callable[[], SearchAgent] = SearchAgent
 
     def __post_init__(self) -> None:
@@ -92,10 +93,15 @@ class Lab:
         number = len(self.history)
         assignment = Assignment(
             number, self.folder, ("train.py",), Plan(commit(self.source), Kind.TUNE), seed,
-            self.metric, self.space, self.history, self.folder, self.folder,
+            self.metric, self.space, self.history, self.folder, self.folder, self.pending,
         )  # fmt: skip
         proposal = asyncio.run(self.agent().propose(assignment))
         return proposal, file.read_bytes().decode()
+
+    def begin(self, proposal: Proposal, text: str) -> None:
+        """Another worker measures what was proposed."""
+        self.record(proposal.kind or Kind.TUNE, Status.VOID, None, text, proposal.description)
+        self.pending.append(replace(self.history.pop(), status=None))
 
     def run(self, experiments: int, judge: Callable[[Mapping[str, Value]], float | None]) -> None:
         """Keep what is better by the judge; None is a crash."""
@@ -212,6 +218,29 @@ def test_a_small_space_is_used_up_and_then_it_says_so(tmp_path: Path) -> None:
         lab.record(Kind.TUNE, Status.DISCARD, 2.0, text, proposal.description)
         seen.add(text)
     assert len(seen) == 6
+    assert lab.propose()[0].exhausted
+
+
+def test_what_others_measure_is_not_tried_and_workers_spread(lab: Lab) -> None:
+    lab.run(12, toy)
+    alone = [lab.propose(seed)[0].description for seed in range(12)]
+    for seed in range(12):
+        lab.begin(*lab.propose(seed))
+    together = [past.description for past in lab.pending]
+    assert len({past.commit for past in lab.pending}) == 12
+    assert len(set(map(constants_in, together))) > len(set(map(constants_in, alone)))
+
+
+def constants_in(description: str) -> tuple[str, ...]:
+    return tuple(sorted(move.split()[0] for move in description.split(", ")))
+
+
+def test_who_waits_for_others_is_not_at_an_end(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, source='B = "x"  # choices: x, y\nprint(B)\n')
+    lab.begin(*lab.propose())
+    with pytest.raises(AgentError, match="until what is being measured is known"):
+        lab.propose()
+    lab.history.append(replace(lab.pending.pop(), status=Status.DISCARD, value=2.0))
     assert lab.propose()[0].exhausted
 
 

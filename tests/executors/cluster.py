@@ -35,6 +35,7 @@ AuthInfo=socket={root}/munge.socket
 PluginDir={plugins}
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
+SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
@@ -54,8 +55,8 @@ MessageTimeout=5
 SlurmdTimeout=5
 KillWait=5
 ReturnToService=2
-NodeName=n1 NodeAddr=127.0.0.1 NodeHostname={host} Port={n1} CPUs=2 RealMemory=2048
-NodeName=n2 NodeAddr=127.0.0.1 NodeHostname={host} Port={n2} CPUs=2 RealMemory=2048
+NodeName=n1 NodeAddr=127.0.0.1 NodeHostname={host} Port={n1} CPUs=8 RealMemory=8192
+NodeName=n2 NodeAddr=127.0.0.1 NodeHostname={host} Port={n2} CPUs=8 RealMemory=8192
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 """
 NODES = ("n1", "n2")

@@ -17,6 +17,7 @@ from .surrogate import Surrogate, Vector
 
 MOST_AT_ONCE = 4  # constants changed together
 ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
+PENDING = 16  # the same of those that are being measured
 OPENING = 2.0  # natural steps of all learning rates together in the first experiments
 BOLD = 2.5  # natural steps of a move that is asked to be bold
 CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
@@ -27,7 +28,9 @@ class Landscape:
     """What the history says about the surroundings of the incumbent, in natural steps.
 
     ``rows`` are measured places with ``worse``: how much worse than the incumbent each was, in
-    typical effects of one step; a crash counts as clearly worse.
+    typical effects of one step; a crash counts as clearly worse. A place that is being measured
+    counts as no better (the constant liar of Ginsbourger et al., 2010), or many workers would all
+    try what is beside it.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -60,6 +63,7 @@ class Landscape:
         tried = {now}
         rows: list[Vector] = []
         losses: list[float | None] = []
+        waiting: list[Vector] = []
         base = kept[-1].past.value if kept else None
         places: list[dict[Value, float]] = [{} for _ in axes]
         for trial in trials:
@@ -73,14 +77,21 @@ class Landscape:
             if trial.parsed.skeleton == here.skeleton:
                 tried.add(values)
             failed = trial.past.status in (Status.CRASH, Status.TIMEOUT)
-            if not failed and (trial.past.value is None or base is None):
+            pending = trial.past.status is None
+            if not (failed or pending) and (trial.past.value is None or base is None):
                 continue
             for axis, place, value in zip(axes, places, values, strict=True):
                 if value not in place:
                     place[value] = axis.place(value)
-            rows.append(tuple(map(dict.__getitem__, places, values)))
+            row = tuple(map(dict.__getitem__, places, values))
+            if pending:
+                waiting.append(row)
+                continue
+            rows.append(row)
             losses.append(None if failed else -metric.gain(trial.past.value or 0.0, base or 0.0))
-        rows, losses = _nearest(start, rows, losses)
+        rows, losses = _nearest(start, rows, losses, ROWS)
+        waiting, told = _nearest(start, waiting, [0.0] * len(waiting), PENDING)
+        rows, losses, trials = rows + waiting, losses + told, _decided(trials)
         worse = _standardised(losses)
         crashed = tuple(1.0 if loss is None else 0.0 for loss in losses)
         return cls(
@@ -210,14 +221,18 @@ class Landscape:
         return None
 
 
+def _decided(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.past.status is not None]
+
+
 def _nearest(
-    start: Vector, rows: list[Vector], losses: list[float | None]
+    start: Vector, rows: list[Vector], losses: list[float | None], most: int
 ) -> tuple[list[Vector], list[float | None]]:
     """The rows that say most about the surroundings, so that the cost stays flat."""
-    if len(rows) <= ROWS:
+    if len(rows) <= most:
         return rows, losses
     order = sorted(range(len(rows)), key=lambda i: (_distance(start, rows[i]), -i))
-    chosen = sorted(order[:ROWS])
+    chosen = sorted(order[:most])
     return [rows[i] for i in chosen], [losses[i] for i in chosen]
 
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import AgentError, UserError
 from ..types import Assignment, Json, Kind, Past, Proposal, Range, Status
 from . import constants as consts
 from .constants import Constant, Dimension, Value
@@ -38,12 +38,13 @@ class SearchAgent:
         ``among`` are the constants to vary, all that it finds by default.
 
         Raises:
+            AgentError: all that is left is being measured by others.
             UserError: there never was anything to vary, or the contract names an unknown constant.
         """
         files = read_files(assignment.workspace, assignment.editable)
         others = _others(assignment.workspace, assignment.editable)
         here = Parsed.of({path: text for path, (text, _) in files.items()})
-        trials = self.trials(assignment.history)
+        trials = self.trials((*assignment.history, *assignment.pending))
         dimensions = dimensions_of(here, trials, assignment.space, assignment.editable, others)
         rng = random.Random(f"{assignment.seed}/{assignment.number}")
         simpler = None
@@ -66,6 +67,8 @@ class SearchAgent:
             landscape = Landscape.of(here, dimensions, trials, metric, parent)
             wanted = [i for i, key in enumerate(dimensions) if key in among]
             moved = landscape.propose(rng, among=wanted, bold=bold)
+        if moved is None and assignment.pending:
+            raise AgentError("search has nothing to try until what is being measured is known")
         if moved is None:
             return Proposal(exhausted=True, tokens=0, cost_usd=0.0)
         kind = Kind.EXPLORE if bold else Kind.TUNE

@@ -34,7 +34,8 @@ def time_to_simplify(assignment: Assignment) -> bool:
     decided = [p for p in assignment.history if p.status not in (Status.REJECTED, Status.VOID)]
     recent = decided[-PATIENCE:]
     return len(decided) > PATIENCE and not any(
-        past.status is Status.KEEP or past.kind is Kind.SIMPLIFY for past in recent
+        past.status is Status.KEEP or past.kind is Kind.SIMPLIFY
+        for past in (*recent, *assignment.pending)
     )
 
 
@@ -42,7 +43,7 @@ def simplifications(
     here: Parsed, assignment: Assignment, others: str, rng: random.Random
 ) -> Iterator[Simpler]:
     """Untried removals, the safest first; each leaves a file that parses."""
-    tried = {past.description for past in assignment.history}
+    tried = {past.description for past in (*assignment.history, *assignment.pending)}
     for path in sorted(here.sources):
         if not path.endswith(".py"):
             continue
