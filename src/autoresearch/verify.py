@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from . import verdict
 from .bench import Bench
@@ -124,14 +126,21 @@ class Verifier:
             await self._take(record, arm)
 
     async def _take(self, record: Verification, arm: str) -> None:
-        k, seed, commit = record.attempts, self._seed(record, arm), record.commits[arm]
-        self.run.append("verify_attempt", arm=arm, k=k, seed=seed, commit=commit)
+        """Take one sample; perhaps of the arm that a process which was killed had begun."""
+        if not self.bench.holds(record.lease):
+            self.run.append(
+                "verify_attempt", arm=arm, k=record.attempts, seed=self._seed(record, arm),
+                commit=record.commits[arm], lease=secrets.token_hex(8),
+            )  # fmt: skip
+        announced: Any = record.in_flight
+        arm, k, seed = announced["arm"], announced["k"], announced["seed"]
         folder = self.run.places.verification(record.number) / str(k)
         # A candidate cannot tell this from a sample of the next experiment.
         number = self.view.next_number
         measured = await self.bench.measure(
-            commit, number, k, seed, folder=folder, known=self.view.known
-        )
+            announced["commit"], number, k, seed, folder=folder, known=self.view.known,
+            lease=record.lease,
+        )  # fmt: skip
         # Only its own samples are compared with each other, so they say what is usual.
         sample = unless_void(
             measured, self.bench.contract.run, record.shares, exact=self.view.noise.exact
@@ -140,6 +149,7 @@ class Verifier:
         self.run.append(
             "verify_sample", arm=arm, gpus=self.bench.contract.run.gpus, **sample_body(sample)
         )
+        self.bench.forget(announced["lease"])
 
     def _seed(self, record: Verification, arm: str) -> int:
         """A seed that this run has not used yet; the same again after a void or killed sample.

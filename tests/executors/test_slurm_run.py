@@ -76,6 +76,22 @@ def test_killed_there_a_run_takes_no_sample_twice(
     assert len(set(world.starts())) == len(world.starts()), "a sample was taken twice"
 
 
+def test_a_killed_verification_finds_its_job_again(world: World) -> None:
+    world.finish()
+    world.hold.touch()
+    argv = ("verify", "--samples", "2", "--unconfined")
+    verifying = world.task.start(*argv)
+    until(lambda: any(line.startswith("2 ") for line in world.starts()), 120)
+    verifying.kill()
+    verifying.wait()
+    world.hold.unlink()
+    world.task.call(*argv, code=None)
+    view = check_invariants(world.task)
+    assert [len(each.taken) for each in view.verifications] == [4]
+    assert view.verifications[0].attempts == 4 and view.verifications[0].result
+    assert len(set(world.starts())) == len(world.starts()), "a sample was taken twice"
+
+
 def test_a_lost_node_costs_one_attempt(world: World, slurm: Cluster) -> None:
     engine = world.begin()
     node = next(line.split()[2] for line in active(slurm).splitlines() if "RUNNING" in line)

@@ -13,7 +13,7 @@ import os, random, time
 LR = 0.5
 with open(STARTS, "a") as file:
     print(os.environ["AUTORESEARCH_EXPERIMENT"], os.environ["AUTORESEARCH_SEED"], file=file)
-while os.path.exists(HOLD) and os.environ["AUTORESEARCH_EXPERIMENT"] == "1":
+while os.path.exists(HOLD) and os.environ["AUTORESEARCH_EXPERIMENT"] != "0":
     time.sleep(0.05)
 noise = random.Random(int(os.environ["AUTORESEARCH_SEED"])).gauss(0, 0.001)
 print("loss:", (LR - 0.1) ** 2 + noise)
@@ -26,7 +26,7 @@ cat new >train.py; rm new
 
 
 class World:
-    """A task on a cluster: ``hold`` keeps the samples of its first experiment running."""
+    """A task on a cluster: ``hold`` keeps all samples running but those of the baseline."""
 
     def __init__(self, root: Path, parallel: str) -> None:
         self.hold, self.starts_file = root / "hold", root / "starts"

@@ -39,6 +39,11 @@ class Verification:
     ended: str = ""
 
     @property
+    def lease(self) -> str:
+        """The nonce of the sample in flight; empty without one."""
+        return str(self.in_flight.get("lease", "")) if self.in_flight else ""
+
+    @property
     def shares(self) -> list[float]:
         """What its samples lost of their cores to other programs, where that is known."""
         return [s.contention.share for _, s in self.taken if s.contention.core_s]

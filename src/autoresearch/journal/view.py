@@ -254,8 +254,10 @@ class RunView:
 
     @property
     def leases(self) -> list[str]:
-        """The nonces of the samples in flight."""
-        return [lease for each in self.in_flight.values() if (lease := each.lease)]
+        """The nonces of the samples in flight, that of a verification included."""
+        flight: list[Experiment | Verification]
+        flight = [*self.in_flight.values(), *self.verifications[-1:]]
+        return [lease for each in flight if (lease := each.lease)]
 
     @property
     def paused(self) -> str | None:
@@ -358,8 +360,8 @@ class RunView:
         self.started = event.at
 
     def _on_engine_started(self, event: Event, body: dict[str, Any]) -> None:
-        if self.verifying is not None:
-            self.verifying.in_flight = None
+        if self.verifying is not None and not self.verifying.milestone:
+            self.verifying.in_flight = None  # a person's: only `verify` goes on with it
         self.level = Level(body["level"])
         self.engine_started = event.at
         self.ended = None
