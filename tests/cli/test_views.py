@@ -81,6 +81,11 @@ def test_log(done: Toy) -> None:
     assert row["started"].endswith("Z")
     assert found["rows"][2]["value"] is None
     assert len(json.loads(done.call("log", "--json", "--limit", "1").stdout)["rows"]) == 1
+    last = done.call("log", "--limit", "1")
+    assert len(last.stdout.splitlines()) < len(text.splitlines())
+    assert last.stderr == "2 earlier rows: --limit 0 shows all\n"
+    for whole in (done.call("log"), done.call("log", "--limit", "0")):
+        assert (whole.stdout, whole.stderr) == (text, "")
 
 
 def test_show(done: Toy) -> None:

@@ -33,6 +33,7 @@ from . import task, words
 from .live import amount
 
 LOG_LINES = 20
+SHOWN = 100
 WIDE = 1000
 SHARE_SHOWN = 0.01
 
@@ -204,13 +205,18 @@ def _state(view: RunView, run: Path) -> tuple[str, str | None]:
 
 @click.command()
 @_options
-@click.option("--limit", type=click.IntRange(1), help="Only the last N rows.")
+@click.option(
+    "--limit", type=click.IntRange(0),
+    help=f"Only the last N rows, 0 for all; {SHOWN} without --json.",
+)  # fmt: skip
 def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None:
     """List the experiments of a run, newest last."""
+    limit = (0 if as_json else SHOWN) if limit is None else limit
     contract, view, *_ = read_recent(folder, tag)
-    if view.forgotten and not 0 < (limit or 0) <= len(view.decided):
+    if view.forgotten and not 0 < limit <= len(view.decided):
         contract, view, _ = read(folder, tag)
     rows = view.decided[-limit:] if limit else view.decided
+    earlier = view.forgotten + len(view.decided) - len(rows)
     if as_json:
         body: list[Json] = [
             row_json(contract, each) | {"verified": view.survival.get(each.number)} for each in rows
@@ -234,6 +240,8 @@ def log(folder: Path, tag: str | None, as_json: bool, limit: int | None) -> None
             Text(said), style=words.STYLES[each.decision.status],
         )  # fmt: skip
     print_table(table)
+    if earlier:
+        click.echo(f"{earlier} earlier rows: --limit 0 shows all", err=True)
 
 
 def print_table(table: Table) -> None:
