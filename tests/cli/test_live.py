@@ -291,6 +291,29 @@ def test_the_table_fits_every_terminal(tmp_path: Path, width: int, height: int) 
     assert str(30) in text
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (60, 15), (40, 10), (30, 9)])
+def test_the_table_fits_with_many_workers(tmp_path: Path, width: int, height: int) -> None:
+    story = Story(tmp_path / "run")
+    story.baseline(2.4508)
+    for i in range(10):
+        story.experiment(f"RATE -> {i}", 2.4)
+    screen = Screen(story.contract, story.view)
+    for number in range(11, 27):
+        story.open(f"RATE -> {number}")
+        body = {"k": 0, "role": "screen", "seed": 0, "commit": f"{number:07x}" + "c" * 33}
+        story.tell("attempt", number, **body)  # type: ignore[arg-type]
+        screen.note(Event(99, "", "attempt", number, body))
+    out = io.StringIO()
+    console = Console(file=out, width=width, height=height, force_terminal=True, color_system=None)
+    console.print(screen)
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= height and max(map(len, lines)) <= width
+    bars = sum(line.startswith("#1") for line in lines)
+    assert (bars == 4) == (height > 12)
+    assert width < 80 or f", and {16 - bars} more" in out.getvalue()
+    assert any(line.startswith("10 ") for line in lines) or height < 12
+
+
 def test_drawing_does_not_compose_again(tmp_path: Path) -> None:
     story = Story(tmp_path / "run")
     story.baseline(1.0)

@@ -236,15 +236,17 @@ class Screen:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         frame, width, height = self._frame, options.max_width, console.size.height
         made_for, above, below = self._drawn
+        # A worker's bar takes the place of a row.
+        bars = max(1, min(BARS, len(self._clocks), height - AROUND_THE_ROWS))
         if made_for != (frame, width, height):
             above = list(console.render(frame.head, options))
-            fit = max(1, min(ROWS, height - AROUND_THE_ROWS))
+            fit = max(1, min(ROWS, height - AROUND_THE_ROWS - bars + 1))
             table = self._table(frame, fit, narrow=width < NARROW)
             parts = Group(Text(), table, Text(), frame.foot)
             below = list(console.render(parts, options))
             self._drawn = ((frame, width, height), above, below)
         yield from above
-        yield self._bars(width)
+        yield self._bars(width, bars)
         yield from below
 
     # Composed when an event arrives
@@ -312,15 +314,19 @@ class Screen:
 
     # Drawn several times a second
 
-    def _bars(self, width: int) -> Table:
+    def _bars(self, width: int, most: int) -> Table:
         """A bar for each sample in flight, or one for what the engine does else."""
         grid = Table.grid(padding=(0, 2))
-        flight = list(self._clocks.items())[:BARS]
+        flight = list(self._clocks.items())[:most]
         if len(flight) < 2:
             grid.add_row(*self._bar(flight[0][1] if flight else self._clock, width))
         else:
+            more = len(self._clocks) - len(flight)
             for number, clock in flight:
-                grid.add_row(f"#{number}", *self._bar(clock, width))
+                bar, said = self._bar(clock, width)
+                if more and number == flight[-1][0]:
+                    said.append(f", and {more} more", "dim")
+                grid.add_row(f"#{number}", bar, said)
         return grid
 
     def _bar(self, clock: Clock, width: int) -> tuple[ProgressBar, Text]:
