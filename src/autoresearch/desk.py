@@ -17,7 +17,7 @@ from typing import Any
 from . import condense, git, limits, registry
 from .bench import Bench, Places, read_text
 from .briefing import CURVES_SHOWN, Known, briefing
-from .errors import AgentError
+from .errors import AgentError, UserError
 from .history import History
 from .journal.view import Experiment, Role
 from .memory import Memory
@@ -44,6 +44,11 @@ INSIDE_TASK = Path("/task")
 FAILED = (Status.CRASH, Status.TIMEOUT)
 TEXT_LENGTH = 40_000
 NOTHING_MORE = Needs()
+UNREPORTED = {
+    "tokens": 'let a command of yours write "tokens" into its proposal file, or take the limit out',
+    "cost_usd": "name the prices of its model in [agent.prices], let a command of yours write"
+    ' "cost_usd" into its proposal file, or take the limit out',
+}
 
 
 class Desk:
@@ -64,6 +69,16 @@ class Desk:
         self.history = history
         self.seat = Seat(contract, bench, run.places, self.memory.folder)
 
+    @property
+    def name(self) -> str:
+        """Which agent works here."""
+        return self.contract.agents[0].use
+
+    @property
+    def reads(self) -> bool:
+        """Whether it reads briefings, and takes an answer."""
+        return registry.reads(self.name)
+
     async def ask(self, record: Experiment, folder: Path, answer: str = "") -> Proposal:
         """Let the agent edit ``folder``, an export of the experiment's parent.
 
@@ -71,12 +86,13 @@ class Desk:
 
         Raises:
             AgentError: it could not be asked, failed, or did not answer in time.
+            UserError: it does not say what it used of something that is limited.
         """
         choice = self.contract.agents[0]
         directory = self.run.places.experiment(record.number)
         directory.mkdir(parents=True, exist_ok=True)
         plan = record.plan
-        memory = self.memory.write(self.view) if registry.reads(choice.use) else None
+        memory = self.memory.write(self.view) if self.reads else None
         inside = self.seat.inside(directory, folder)
         known = self._known(record, answer, inside, reads=memory is not None)
         said = briefing(self.view, self.contract, plan, known, choice.briefing_tokens)
@@ -161,7 +177,7 @@ class Desk:
             async with asyncio.timeout(choice.timeout_s + 60):
                 proposal = await self.agent.propose(assignment)
                 cost_usd = _priced(choice, proposal.tokens, proposal.cost_usd)
-                return replace(proposal, cost_usd=cost_usd)
+                proposal = replace(proposal, cost_usd=cost_usd)
         except AgentError as error:
             error.cost_usd = _priced(choice, error.tokens, error.cost_usd)
             raise
@@ -169,6 +185,18 @@ class Desk:
             raise AgentError(
                 f"{choice.use} did not answer within its timeout", failure=AgentFailure.TIMEOUT
             ) from error
+        self._require_report(proposal)
+        return proposal
+
+    def _require_report(self, proposal: Proposal) -> None:
+        """See that what the contract limits can be known."""
+        if name := limits.unreported(self.contract, proposal):
+            most = getattr(self.contract.limits, name)
+            raise UserError(
+                f"limits.{name} = {most:g} cannot be held: the agent {self.name!r} did not say what"
+                f" its proposal {'cost' if name == 'cost_usd' else 'used'}",
+                fix=UNREPORTED[name],
+            )
 
     def _optimizer(self, commit: str) -> list[str]:
         """What an agent with an optimizer of its own says of that optimizer's state."""

@@ -1,20 +1,18 @@
 """A worker: does one experiment at a time, from the plan to the decision.
 
-Proposes, checks the scope, measures, decides, records. Workers share nothing but the run and
+Has a candidate made, measures, decides, records. Workers share nothing but the run and
 what agents are shown of it: what each does next follows from the journal and from which worker it
 is.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import secrets
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from . import combine, condense, disk, git, limits, registry, strategy, verify
+from . import condense, disk, limits, strategy, verify
 from .bench import Bench
 from .contention import unless_void
 from .decide import (
@@ -37,10 +35,9 @@ from .hopeless import spared
 from .journal.view import ENGINE, Experiment, Role, Taken
 from .memory import Memory
 from .people import People
+from .proposer import Proposer
 from .run import REASON_LENGTH, Run
-from .scope import breach
-from .scratch import remove
-from .text import cell, clean
+from .text import clean
 from .types import (
     AgentFailure,
     Contract,
@@ -49,13 +46,12 @@ from .types import (
     Kind,
     Outcome,
     Plan,
-    Proposal,
     Sample,
     Status,
 )
 from .types import Run as Allowance
 from .watch import Watch
-from .workspace import Captured, Workspace
+from .workspace import Workspace
 
 VOIDS = 2
 BASELINE_VOIDS = 12
@@ -68,11 +64,6 @@ LONGEST_RETRY_AFTER_S = 6 * 3600.0
 FIRST_WAIT_S = {AgentFailure.RATE_LIMITED: 15.0, AgentFailure.USAGE_LIMIT: 120.0}
 STUCK = 5
 BY_REQUEST = "by request; autoresearch resume goes on"
-UNREPORTED = {
-    "tokens": 'let a command of yours write "tokens" into its proposal file, or take the limit out',
-    "cost_usd": "name the prices of its model in [agent.prices], let a command of yours write"
-    ' "cost_usd" into its proposal file, or take the limit out',
-}
 OUTCOMES = {
     Outcome.CRASH: Status.CRASH,
     Outcome.TIMEOUT: Status.TIMEOUT,
@@ -99,6 +90,7 @@ class Worker:
         self.number = bench.slot.number
         self.workspace = workspace
         self.desk = Desk(run, contract, bench, workspace, memory, history)
+        self.proposer = Proposer(run, bench, workspace, self.desk)
         self.rule = Rule(
             direction=contract.metric.direction,
             min_gain=contract.metric.min_gain,
@@ -152,7 +144,7 @@ class Worker:
 
     async def _experiment(self) -> Experiment:
         record = self._open()
-        if not record.commit and (refusal := await self._propose(record)):
+        if not record.commit and (refusal := await self.proposer.propose(record)):
             return self.run.close(record, refusal)
         while not isinstance(step := self._judge(record), Decision):
             if self._spent():
@@ -171,10 +163,9 @@ class Worker:
 
     async def _condense(self) -> None:
         """Now and then, let the agent make a short file of what all experiments taught."""
-        choice = self.contract.agents[0]
-        if registry.reads(choice.use) and condense.due(self.view, choice.condense_every):
+        every = self.contract.agents[0].condense_every
+        if self.desk.reads and condense.due(self.view, every):
             proposal, text = await self.desk.condense()
-            self._require_report(proposal)
             self.run.append(
                 "condensed", decided=len(self.view.decided), lines=len(text.splitlines()),
                 tokens=proposal.tokens, cost_usd=proposal.cost_usd,
@@ -201,17 +192,17 @@ class Worker:
             plan = Plan(incumbent.commit, Kind.COMBINE, reason=reason, combines=won)
             return self._begin(mine, plan, ENGINE)
         idea = self.view.ideas.next(
-            reads=self._reads, worker=self.number, of=self.bench.slot.of,
+            reads=self.desk.reads, worker=self.number, of=self.bench.slot.of,
             again=mine.number if mine else None,
         )  # fmt: skip
         if idea is not None:
-            agent = "patch" if idea.code else self._agent_name
+            agent = "patch" if idea.code else self.desk.name
             return self._begin(mine, replace(best, hypothesis=idea.text), agent, idea=idea.number)
         number = mine.number if mine else self.view.next_number
         seed = self.view.seed_of(number, PLANNING)
         plan = strategy.next_plan(self.view, self.contract, number, seed)
         plan = plan if self.run.store.has(plan.parent) else best
-        agent = self._agent_name if plan.combines is None else ENGINE
+        agent = self.desk.name if plan.combines is None else ENGINE
         return self._begin(mine, plan, agent)
 
     def _begin(
@@ -251,172 +242,6 @@ class Worker:
         flight = [each for each in self.view.in_flight.values() if each is not mine]
         taken = {each.ticket for each in (*flight, *self.view.to_repeat.values())}
         return next((each for each in self.view.tickets if each not in taken), "")
-
-    @property
-    def _agent_name(self) -> str:
-        return self.contract.agents[0].use
-
-    @property
-    def _reads(self) -> bool:
-        return registry.reads(self._agent_name)
-
-    # Propose
-
-    async def _propose(self, record: Experiment) -> Decision | None:
-        """Let the agent edit a copy of the parent and seal it; a decision where it never runs."""
-        proposal, captured, problem = await self._edit(record)
-        repeat = "" if problem else self._repeat(record, captured)
-        if repeat and self._may_ask_again(record):
-            self.run.append(
-                "answered", record.number, answer=repeat, tokens=proposal.tokens,
-                cost_usd=proposal.cost_usd,
-            )  # fmt: skip
-            if limits.stop(self.view, self.contract, self.run.active_s) is None:
-                proposal, captured, problem = await self._edit(record, repeat)
-                repeat = "" if problem else self._repeat(record, captured)
-            else:
-                proposal = replace(proposal, tokens=None, cost_usd=None)  # they count already
-        self.run.append(
-            "proposed",
-            record.number,
-            description=cell(proposal.description) or self._describe(record.parent, captured),
-            hypothesis=clean(proposal.hypothesis, 1000),
-            expected=clean(proposal.expected, 200),
-            kind=proposal.kind.value if proposal.kind else None,
-            tokens=proposal.tokens,
-            cost_usd=proposal.cost_usd,
-            dropped=list[Json](captured.changes.dropped[:20]),
-        )
-        if problem or repeat:
-            return Decision(Status.REJECTED, problem or repeat)
-        candidate = self.workspace.seal(
-            record.parent,
-            captured,
-            f"{record.description}\n\nExperiment: {record.number}\n",
-            self.run.candidate_ref(self.number),
-        )
-        self.run.append(
-            "sealed",
-            record.number,
-            commit=candidate.commit,
-            tokens_added=candidate.tokens_added,
-            fingerprint=captured.fingerprint,
-            form=captured.form,
-        )
-        return None
-
-    async def _edit(self, record: Experiment, answer: str = "") -> tuple[Proposal, Captured, str]:
-        """One edit of a copy of the parent, and why it must not run; ``answer`` to the one before.
-
-        Raises:
-            AgentError: there is none.
-            StopAsyncIteration: the agent has no more.
-        """
-        folder = self.workspace.export(record.parent, self.bench.places.scratch / "agent")
-        problem = ""
-        clash = "" if record.combines is None else self._combine(record, folder)
-        if record.combines is not None and not (clash and self._reads):
-            other = self.view.experiments[record.combines]
-            onto = self._named_commit(record.parent)
-            said = f"{other.description} (#{other.number} on top of {onto})"
-            proposal, problem = Proposal(said, hypothesis=record.hypothesis), clash
-        elif record.ticket:
-            ticket = self.view.tickets[record.ticket]
-            proposal = Proposal(ticket["message"], kind=Kind.IMPROVE)
-            problem = self._fill(folder, ticket["files"], ticket.get("patch"))
-        elif (idea := self.view.ideas.get(record.idea)) is not None and idea.code:
-            proposal = Proposal(idea.text, hypothesis=idea.text, kind=Kind.IMPROVE)
-            problem = self._fill(folder, {}, idea.patch)
-        else:
-            proposal = await self.desk.ask(record, folder, answer)
-            self._require_report(proposal)
-        if proposal.exhausted:
-            self.run.append("exhausted")
-            raise StopAsyncIteration
-        failpoint("agent.ended")
-        self.run.require_room()  # else the agent may have written half a file
-        captured = self.workspace.capture(record.parent, folder)
-        remove(folder)
-        return proposal, captured, problem or breach(captured.changes) or ""
-
-    def _combine(self, record: Experiment, folder: Path) -> str:
-        """Put the change of another experiment on top of the parent; says what keeps it out."""
-        assert record.combines is not None
-        other, store = self.view.experiments[record.combines], self.run.store
-        fork = strategy.parting(self.view, other.commit, record.parent)
-        if not all(store.has(each) for each in (other.commit, fork)):
-            return f"the code of #{other.number} was lost"
-        clash = combine.merge(store, fork, other.commit, record.parent, folder)
-        if clash and self._wins_alone(other):
-            combine.take(store, other.commit, record.parent, folder, self.workspace.editable)
-            return ""
-        onto = self._named_commit(record.parent)
-        return f"{clash}: #{other.number} and {onto} do not go together" if clash else ""
-
-    def _wins_alone(self, other: Experiment) -> bool:
-        """Whether an experiment's own value is better than the incumbent's."""
-        made, best = other.decision, self.view.incumbent
-        if made is None or made.value is None or best is None or best.decision is None:
-            return False
-        assert best.decision.value is not None
-        return self.contract.metric.better(made.value, best.decision.value)
-
-    def _named_commit(self, commit: str) -> str:
-        number = self.view.numbers.get(commit)
-        return commit[:7] if number is None else f"#{number}"
-
-    def _require_report(self, proposal: Proposal) -> None:
-        """See that what the contract limits can be known.
-
-        Raises:
-            UserError: the agent does not say what its proposal used of it.
-        """
-        if name := limits.unreported(self.contract, proposal):
-            use, most = self.contract.agents[0].use, getattr(self.contract.limits, name)
-            raise UserError(
-                f"limits.{name} = {most:g} cannot be held: the agent {use!r} did not say what its"
-                f" proposal {'cost' if name == 'cost_usd' else 'used'}",
-                fix=UNREPORTED[name],
-            )
-
-    def _fill(self, folder: Path, files: dict[str, Any], patch_base64: str | None) -> str:
-        """Put what a person tries into the workspace; says what keeps it out."""
-        contents = {p: None if c is None else base64.b64decode(c) for p, c in files.items()}
-        combine.write(folder, contents)
-        if patch_base64:
-            patch = self.bench.places.scratch / "try.patch"
-            patch.write_bytes(base64.b64decode(patch_base64))
-            if problem := git.apply_patch(folder, patch):
-                return f"the patch does not apply: {problem}"
-        return ""
-
-    def _describe(self, parent: str, captured: Captured) -> str:
-        names = ", ".join(Path(path).name for path in captured.changes.changed[:3])
-        return f"edit {names}" if names else "no change"
-
-    def _repeat(self, record: Experiment, captured: Captured) -> str:
-        """Which experiment a candidate repeats, and what came of it; empty where it is new."""
-        how, number = "exact repeat of", self.view.fingerprints.get(captured.fingerprint)
-        if number is not None and number == record.combines:
-            return ""  # it is better than the incumbent as it is, which its screen alone has said
-        if number is None:
-            same = (each for each in self.view.in_flight.values() if each is not record)
-            twins = [each for each in same if each.fingerprint == captured.fingerprint]
-            if twins:
-                return f"{how} #{twins[0].number}, which is being measured"
-        if number is None and registry.reads(record.agent):
-            number = self.view.forms.get(captured.form)
-            how = "but for comments and layout a repeat of"
-            # Fewer signs that say the same are less code, which may be kept for an equal result.
-            twin = "" if number is None else self.view.experiments[number].commit
-            if twin and self.run.store.has(twin):
-                less = self.workspace.less_code(captured, record.parent, twin)
-                number = None if less else number
-        return "" if number is None else f"{how} {_named(self.view.experiments[number])}"
-
-    def _may_ask_again(self, record: Experiment) -> bool:
-        """Whether an agent proposed it that can take an answer."""
-        return record.agent == self._agent_name and registry.reads(record.agent)
 
     # Measure and decide
 
@@ -714,11 +539,3 @@ def agent_wait_s(error: AgentError, failures: int) -> float:
         return min(LONGEST_RETRY_AFTER_S, max(BACK_OFF_S, error.retry_after_s))
     first_s = FIRST_WAIT_S.get(error.failure, BACK_OFF_S)
     return min(LONGEST_BACK_OFF_S, first_s * back_off_s(failures))
-
-
-def _named(experiment: Experiment) -> str:
-    """An experiment by its number, value and status."""
-    assert experiment.decision is not None
-    made = experiment.decision
-    value = "" if made.value is None else f"{made.value:.6g}, "
-    return f"#{experiment.number} ({value}{made.status.value})"
