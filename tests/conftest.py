@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from autoresearch.cli.demo import prepare as copy_workload
 from autoresearch.errors import StoreError
@@ -34,6 +35,11 @@ print("loss:", (LR - 0.1) ** 2 + noise)
 """
 THREE_FILES = Path(__file__).parent / "fixtures" / "three_files"
 IDENTITY = ["-c", "user.name=Person", "-c", "user.email=person@example.org"]
+
+
+# How long an example takes is the machine's affair; `bench/` measures.
+settings.register_profile("autoresearch", deadline=None)
+settings.load_profile("autoresearch")
 
 
 def until(condition: Callable[[], object], seconds: float = 30) -> None:

@@ -87,7 +87,7 @@ def test_no_gain_is_not_worth_a_confirmation() -> None:
 
 
 @given(VALUES, st.lists(VALUES, min_size=4, max_size=4), st.integers(-400, 400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bounded_and_never_worse(screen: float, fresh: list[float], tokens: int) -> None:
     decision, evidence = finish(LOWER, standing(), screen, fresh, tokens)
     assert len(evidence.fresh) <= FRESH_MOST
@@ -101,7 +101,7 @@ def test_bounded_and_never_worse(screen: float, fresh: list[float], tokens: int)
 
 
 @given(VALUES, st.lists(VALUES, min_size=4, max_size=4), st.integers(-100, 100))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_direction_is_a_mirror(screen: float, fresh: list[float], tokens: int) -> None:
     def mirrored(value: float) -> float:
         return 200 - value
@@ -120,7 +120,6 @@ def test_direction_is_a_mirror(screen: float, fresh: list[float], tokens: int) -
 
 
 @given(st.floats(90, 96))
-@settings(deadline=None)
 def test_the_screen_never_enters_the_estimate(screen: float) -> None:
     fresh = [95.0, 95.5, 94.8, 95.1]
     assume(screen not in fresh)

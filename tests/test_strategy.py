@@ -237,7 +237,7 @@ OUTCOMES = st.tuples(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(OUTCOMES, max_size=60), st.integers(1, 4), st.integers(0, 2**31))
 def test_any_history_gives_a_plan_that_can_be_carried_out(
     outcomes: list[tuple[Status, float, int]], frontier: int, seed: int

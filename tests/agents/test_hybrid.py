@@ -16,7 +16,7 @@ from autoresearch.agents.hybrid import HybridAgent
 from autoresearch.agents.landscape import Landscape
 from autoresearch.agents.search import SearchAgent, dimensions_of
 from autoresearch.agents.sources import Parsed
-from autoresearch.agents.turns import AT_MOST, EACH_NEW, optimizer_next
+from autoresearch.agents.turns import AT_MOST, EACH_NEW, new_constants, optimizer_next
 from autoresearch.config import ContractError
 from autoresearch.types import Assignment, Kind, Metric, Past, Plan, Proposal, Range, Status
 
@@ -60,20 +60,18 @@ class Coder:
 
 
 def propose(
-    folder: Path, history: Sequence[Past], text: str, plan: Plan | None = None
-) -> tuple[str, Proposal]:
+    folder: Path, history: Sequence[Past], text: str, plan: Plan | None = None,
+    pending: Sequence[Past] = (),
+) -> tuple[str, Proposal]:  # fmt: skip
     """Who was asked, and what for."""
     (folder / "train.py").write_text(text)
     coder = Coder()
     agent = HybridAgent({}, coder)
     plan = plan or Plan(history[-1].commit, Kind.IMPROVE)
-    proposal = asyncio.run(
-        agent.propose(
-            Assignment(
-                len(history), folder, ("train.py",), plan, 7, LOSS, {}, history, folder, folder
-            )
-        )
+    assignment = Assignment(
+        len(history), folder, ("train.py",), plan, 7, LOSS, {}, history, folder, folder, pending
     )
+    proposal = asyncio.run(agent.propose(assignment))
     return ("coder" if coder.asked else "optimizer"), proposal
 
 
@@ -92,6 +90,19 @@ def test_new_constants_are_tuned_first(tmp_path: Path) -> None:
     who, _ = propose(tmp_path, history, BETTER, Plan("c1", Kind.IMPROVE))
     assert who == "coder"
     assert 2 * EACH_NEW <= AT_MOST
+
+
+def test_what_others_tune_at_this_moment_counts(tmp_path: Path) -> None:
+    pending: list[Past] = []
+    while len(pending) < 2 * EACH_NEW:
+        who, proposal = propose(tmp_path, [BASELINE, KEPT], BETTER, pending=pending)
+        assert who == "optimizer" and moved(proposal) <= {"MOMENTUM", "SCALE"}
+        text = (tmp_path / "train.py").read_text()
+        assert text not in [each.sources()["train.py"] for each in pending]
+        tuned = past(2 + len(pending), Kind.TUNE, Status.VOID, None, text, 1)
+        pending.append(replace(tuned, status=None))
+    here, trials = Parsed.of({"train.py": BETTER}), SearchAgent().trials([BASELINE, KEPT, *pending])
+    assert new_constants(here, trials, dimensions_of(here, trials, {}, ("train.py",))) == ()
 
 
 def test_near_misses_of_structure_are_tuned_too(tmp_path: Path) -> None:

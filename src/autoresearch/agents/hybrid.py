@@ -44,7 +44,7 @@ class HybridAgent:
         """
         files = read_files(assignment.workspace, assignment.editable)
         here = Parsed.of({path: text for path, (text, _) in files.items()})
-        trials = self.search.trials(assignment.history)
+        trials = self.search.trials((*assignment.history, *assignment.pending))
         varied = dimensions_of(here, trials, assignment.space, assignment.editable)
         new = new_constants(here, trials, varied)
         plan, history = assignment.plan, assignment.history
