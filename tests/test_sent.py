@@ -256,6 +256,17 @@ def test_a_bundle_becomes_what_the_export_is(store: Store, tmp_path: Path) -> No
         runner.write_trees([os.fsencode(tmp_path / "small")], str(node), 9)
 
 
+def test_what_is_slow_to_receive_is_given_up(tmp_path: Path, monkeypatch: Any) -> None:
+    (tmp_path / "git").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(runner, "RECEIVE_S", 1)
+    job = {"trees": [str(tmp_path / "tree")], "disk_bytes": 1}
+    with pytest.raises(TimeoutError, match="could not be unpacked in 1 s"):
+        runner.receive(job, str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["git"]
+
+
 def outside(target: Path, store: Path) -> dict[str, list[tuple[str, bytes, str]]]:
     """Trees, as mode, name and object, that would write a file below ``target`` if they could."""
     blob = loose.put(store, "blob", b"evil")
