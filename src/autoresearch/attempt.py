@@ -7,6 +7,7 @@ given up may still be running somewhere, and must share nothing with the next on
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import tarfile
 import time
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ JOB, CLAIM, CANCEL, BEAT, RESULT = "job.json", "claim", "cancel", "heartbeat", "
 GONE_S = 3600.0
 LOG = "runner.log"
 SENT = "attempt.tar"
+BASE_BUNDLE, BUNDLE = "base.bundle", "candidate.bundle"
 MOST_BYTES, MOST_WORDS = 1 << 20, 300
 MOST_SENT_BYTES = 256 << 20
 
@@ -111,26 +114,57 @@ def pack(folder: Path) -> bytes:
     """A zip of the runner and of a prepared directory, in a tar that keeps links and modes.
 
     Raises:
-        UserError: it is too large to be sent with every job.
+        UserError: it is too large to be sent.
     """
-    inner = io.BytesIO()
-    with tarfile.open(fileobj=inner, mode="w") as tar:
-        for each in sorted(folder.iterdir()):
-            if each.name in (RUNNER.name, CLAIM, CANCEL, BEAT, RESULT, LOG):
-                continue
-            tar.add(each, each.name)
-            if inner.tell() > MOST_SENT_BYTES:
-                raise UserError(
-                    f"more than {MOST_SENT_BYTES >> 20} MiB would be sent to a node with each job:"
-                    " the files of the task and its data",
-                    fix="let the nodes share a file system with this machine, or make it smaller",
-                )
-    outer = io.BytesIO()
-    with zipfile.ZipFile(outer, "w", zipfile.ZIP_DEFLATED) as archive:
-        # Of one time, so that what is equal has an equal name.
-        for name, data in ((RUNNER.name, RUNNER.read_bytes()), (SENT, inner.getvalue())):
+    ours = (RUNNER.name, CLAIM, CANCEL, BEAT, RESULT, LOG)
+    things = {each.name: each for each in sorted(folder.iterdir()) if each.name not in ours}
+    return _zip({RUNNER.name: RUNNER.read_bytes(), SENT: _tar(things)})
+
+
+def pack_common(things: Mapping[str, Path], folder: Path) -> Path:
+    """Make the package of what all jobs of a run share, named by all that is in it but its times.
+
+    Raises:
+        UserError: it is too large to be sent.
+    """
+    data = _tar(things)
+    digest = hashlib.sha256()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        for each in tar:
+            about = (each.name, each.type, each.mode, each.linkname, each.size)
+            digest.update(repr(about).encode(errors="surrogateescape"))
+            if (file := tar.extractfile(each) if each.isreg() else None) is not None:
+                digest.update(file.read())
+    package = folder / f"autoresearch-{digest.hexdigest()[:32]}.zip"
+    package.write_bytes(_zip({package.with_suffix(".tar").name: data}))
+    return package
+
+
+def _tar(things: Mapping[str, Path]) -> bytes:
+    made = io.BytesIO()
+
+    def add(info: tarfile.TarInfo) -> tarfile.TarInfo:
+        if made.tell() + info.size > MOST_SENT_BYTES:
+            raise UserError(
+                f"more than {MOST_SENT_BYTES >> 20} MiB would be sent to a node:"
+                " the files of the task and its data",
+                fix="let the nodes share a file system with this machine, or make it smaller",
+            )
+        return info
+
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, path in things.items():
+            tar.add(path, name, filter=add)
+    return made.getvalue()
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            # Of one time, so that what is equal is equal byte for byte.
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
-    return outer.getvalue()
+    return made.getvalue()
 
 
 def unpack(folder: Path, nonce: str, printed: str) -> None:

@@ -28,7 +28,7 @@ from .contention import contention_of
 from .curves import final
 from .errors import EvaluationError, ExecutorError, UnansweredError, UserError
 from .failpoint import failpoint
-from .git import EXECUTABLE, REGULAR, Store
+from .git import EXECUTABLE, REGULAR, SUBMODULE, Store
 from .hopeless import Hopeless
 from .ports import Executor
 from .sandbox import OPEN, Box, Mount, Sandbox, copy_settings, sweep, toolchain
@@ -250,7 +250,7 @@ class Bench:
         # Trusted, and data may be large: only its time is bounded.
         bounds = _step("setup", [box], SETUP_DEADLINE_S) | {"writable": []}
         with self._points(mounts):
-            result = await self._run(self._job([bounds], {"cores": None}), self.here)
+            result = await self._run(self._job([bounds], bounds={"cores": None}), self.here)
         step = _entry(result, "setup")
         if step["outcome"] != "ok":
             raise EvaluationError(
@@ -297,7 +297,8 @@ class Bench:
             place = self._place("sample", lease)
             logs = fresh(place / "logs") if self._kept else folder
             steps = self._measurement(commit, number, seed, place, logs, run)
-            job = self._job(steps, result=folder / "result.json", place=place, nonce=lease)
+            result_file = folder / "result.json"
+            job = self._job(steps, commit, result=result_file, place=place, nonce=lease)
             job["hardware"] = hardware
         result, hopeless = await self._run_watched(job, place, folder, watching, leased=bool(lease))
         if self._kept and (place / attempt.RESULT).exists():
@@ -361,7 +362,7 @@ class Bench:
             logs = fresh(scratch / "logs") if self._kept else home
             box = self._candidate_box(guard.command, env, logs / log.name, tree, out)
             step = _step(f"guard-{i}", [box], guard.timeout_s)
-            entry = _entry(await self._run(self._job([step], place=scratch)), f"guard-{i}")
+            entry = _entry(await self._run(self._job([step], commit, place=scratch)), f"guard-{i}")
             self._deliver(scratch, home)
             remove(scratch)
             if entry["outcome"] == "cancelled":
@@ -416,7 +417,7 @@ class Bench:
         if needs.apart:
             bounds["log_bytes"] = EVENTS_BYTES
         with self._points(mounts):
-            entry = _entry(await self._run(self._job([step], bounds), self.here), "agent")
+            entry = _entry(await self._run(self._job([step], bounds=bounds), self.here), "agent")
         remove(private)
         return Launched(
             entry["outcome"], entry["detail"], entry["exit_code"], log, Usage(**entry["usage"]),
@@ -828,10 +829,11 @@ class Bench:
         return folder
 
     def _job(
-        self, steps: list[dict[str, Any]], bounds: Mapping[str, Json] = MappingProxyType({}), *,
-        result: Path | None = None, place: Path | None = None, nonce: str = "",
+        self, steps: list[dict[str, Any]], commit: str = "", *,
+        bounds: Mapping[str, Json] = MappingProxyType({}), result: Path | None = None,
+        place: Path | None = None, nonce: str = "",
     ) -> dict[str, Json]:  # fmt: skip
-        """The job of these steps; ``bounds`` are those that differ from a candidate's.
+        """The job of these steps on a commit; ``bounds`` are those that differ from a candidate's.
 
         One for the executor has a ``place``: there, where jobs outlive us, is all it works with.
         """
@@ -841,7 +843,9 @@ class Bench:
         away = place if self._kept else None
         if away is not None and self.sandbox.level is not Level.NONE:
             steps = [self._trial(away), *steps]
+        sent: dict[str, Json] = {}
         if away is not None and not self.executor.shared:
+            sent = self._send(commit, away)
             for step in steps:
                 step["processes"] = [self._enclose(box, away) for box in step["processes"]]
         job: dict[str, Json] = {
@@ -858,23 +862,58 @@ class Bench:
             "output_bytes": OUTPUT_BYTES,
             "disk_bytes": DISK_BYTES,
             **bounds,
+            **sent,
         }
         if away is not None:
             job |= {"directory": str(away), "cpus": self.contract.run.cpus}
             job["inherit"] = list[Json](GRANTED)
         return job
 
+    def _send(self, commit: str, place: Path) -> dict[str, Json]:
+        """Bundle the files of the candidate's trees; of the trees only places for mounts are left.
+
+        Returns what a job that is sent says of that.
+        """
+        bundle = place / attempt.BUNDLE
+        self.store.bundle(commit, bundle, beyond=self.base, without=self._secret)
+        trees = [tree for name in ("tree", "answer") if (tree := place / name).is_dir()]
+        for path, entry in self.store.tree(commit).items():
+            if entry.mode != SUBMODULE and not self._secret(path):
+                for tree in trees:
+                    (tree / path).unlink()
+        return {"common": str(self._common()), "trees": [str(tree) for tree in trees]}
+
+    def _common(self) -> Path:
+        """The package of all that is the same for every job; made once, as long as jobs need it."""
+        assert self._kept is not None
+        seen = [[*self._tools, *self._data_mounts(candidate=True)]]
+        if self.contract.metric.evaluate is not None:
+            tree = Mount(self._evaluation_tree(), self.places.repository)
+            seen.append([*self._tools, tree, *self._data_mounts(candidate=False)])
+        sources = [each.source for mounts in seen for each in mounts if not self._is_tool(each)]
+        things = {f"shown/{_short(source)}": source.resolve() for source in sources}
+        folder = self._kept / f"common-{_short(' '.join(things))}"
+        if not folder.is_dir():
+            for mounts in seen:
+                self._make_points(mounts)
+            draft = fresh(folder.with_name(f"{folder.name}.new"))
+            bundle = draft / attempt.BASE_BUNDLE
+            self.store.bundle(self.base, bundle, without=self._secret)
+            attempt.pack_common({bundle.name: bundle, **things}, draft)
+            draft.rename(folder)
+        return next(folder.glob("*.zip"))
+
     def _enclose(self, box: Box, place: Path) -> Box:
-        """The box with all that is ours in the directory that goes with its job."""
-        tools = {mount.source for mount in self._tools if not mount.hides}
-        mounts = []
-        for mount in box.mounts:
-            source = mount.source
-            if source not in tools and not source.is_relative_to(place):
-                name = hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
-                source = _copy(source, place / "shown" / name)
-            mounts.append(replace(mount, source=source))
-        return replace(box, mounts=mounts)
+        """The box with all that is ours at the places where a node unpacks it."""
+        return replace(box, mounts=[
+            mount if self._is_tool(mount) or mount.source.is_relative_to(place)
+            else replace(mount, source=place / "shown" / _short(mount.source))
+            for mount in box.mounts
+        ])  # fmt: skip
+
+    def _is_tool(self, mount: Mount) -> bool:
+        """Whether a mount shows what is at the same place on every node."""
+        return not mount.hides and any(mount.source == each.source for each in self._tools)
 
     def _trial(self, place: Path) -> dict[str, Any]:
         """A step that fails on a machine that does not confine as this one does."""
@@ -929,15 +968,9 @@ def _require_sendable(contract: Contract, sandbox: Sandbox, executor: Executor) 
         )
 
 
-def _copy(source: Path, target: Path) -> Path:
-    """A copy of a file or folder, once."""
-    if not target.exists():
-        target.parent.mkdir(exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, symlinks=True)
-        else:
-            shutil.copy2(source, target)
-    return target
+def _short(path: Path | str) -> str:
+    """A few letters that stand for a path."""
+    return hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
 
 
 def _step(name: str, boxes: list[Box], deadline_s: float) -> dict[str, Any]:

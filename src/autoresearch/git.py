@@ -29,6 +29,7 @@ REGULAR, EXECUTABLE, LINK, SUBMODULE = "100644", "100755", "120000", "160000"
 CACHED_BLOB_BYTES = 1 << 20
 CACHE_BYTES = 64 << 20
 SHALLOW = "shallow"
+BUNDLED = "refs/autoresearch/files"
 NO_TEMPLATE = "--template="
 LEFTOVERS = (
     "*.lock", "refs/**/*.lock", f"objects/*/{loose.DRAFT}*", "objects/pack/tmp_*",
@@ -279,6 +280,31 @@ class Store:
                 file.write_bytes(self.read(entry.oid))
                 if entry.mode == EXECUTABLE:
                     file.chmod(0o755)
+
+    def bundle(
+        self, commit: str, target: Path, *, beyond: str | None = None,
+        without: Callable[[str], bool] = lambda _: False,
+    ) -> None:  # fmt: skip
+        """Write a git bundle of a commit's files, but for some, and of no history.
+
+        ``beyond`` is a commit whose own bundle is where this one will be read: then this one holds
+        only what that one does not. Of equal files equal bundles are made, and the store is only
+        read.
+        """
+        with tempfile.TemporaryDirectory(prefix="autoresearch-bundle-") as folder:
+            scratch, env = Path(folder), environment() | _configured({"pack.threads": "1"})
+            git("init", "--quiet", "--bare", NO_TEMPLATE, folder, cwd=scratch, env=env)
+            objects = (self.path / "objects").absolute()
+            (scratch / "objects" / "info" / "alternates").write_bytes(os.fsencode(objects) + b"\n")
+            made: list[str] = []
+            for each in filter(None, (beyond, commit)):
+                cut = {os.fsencode(path): None for path in self.tree(each) if without(path)}
+                tree = loose.graft(scratch, self.read, self._tree(each), cut)
+                made.append(loose.commit(scratch, tree, made, f"{IDENTITY} 0 +0000", ""))
+            *before, last = made
+            loose.move(scratch, BUNDLED, last)
+            argv = ("bundle", "create", "--quiet", str(target.absolute()), BUNDLED)
+            git(*argv, *(f"^{each}" for each in before), cwd=scratch, env=env)
 
     def resolve(self, ref: str) -> str | None:
         """The commit that a ref names, or None where it or the commit is missing."""

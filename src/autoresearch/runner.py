@@ -13,8 +13,11 @@ runner that starts there and keeps every later one from running, "heartbeat" cha
 lives, "cancel" ends it, and "result.json" appears once, whole. A candidate is shown folders in it,
 never these files. What depends on the node is found out there: "cores" and "memory_bytes" may be
 null, then "cpus" says how many cores were asked for, and the variables of "inherit" are handed on.
-Where nothing is shared the directory comes as DIR/attempt.tar, prepared under the path "directory";
-at the end everything that is to come back is printed, between two lines of PARCEL and the nonce.
+Where nothing is shared the directory comes as DIR/attempt.tar, prepared under the path "directory".
+"common" names a package of what all jobs of a run share: a tar of that name, in some folder of
+PYTHONPATH, that is unpacked into DIR, too. "trees" are then filled with the files of the git bundle
+DIR/candidate.bundle, which builds on the common DIR/base.bundle. At the end everything that is to
+come back is printed, between two lines of PARCEL and the nonce.
 
 A job:    {"nonce", "result": path, "steps": [step], "cores": [int] | null, "memory_bytes": int,
            "processes": int, "log_bytes": int, "output_bytes": int, "disk_bytes": int}
@@ -75,6 +78,8 @@ TICK_S = 0.05
 FIRST_TICK_S = 0.01
 DISK_TICK_S = 1.0
 PULSE_S = 1.0
+RECEIVE_S = 300
+LINK, SUBMODULE, EXECUTABLE = b"120000", b"160000", b"100755"
 PARCEL = "-----autoresearch"
 SIGNAL_S = 0.5
 QUIET_S, LEAST_S = 1.0, 0.5
@@ -790,6 +795,8 @@ def run_attempt(folder: str, account: Account) -> int:
     if sent:
         job = json.loads(text.replace(json.dumps(job["directory"])[1:-1], json.dumps(folder)[1:-1]))
     try:
+        if sent:
+            receive(job, folder)
         fit(job)
         attempt.pulse()
         result = run_job(job, account, attempt.leash, attempt)
@@ -804,8 +811,112 @@ def run_attempt(folder: str, account: Account) -> int:
     return 0
 
 
+def receive(job: Fields, folder: str) -> None:
+    """Take what did not come with this job alone, and write the candidate's trees.
+
+    Raises:
+        TimeoutError: after RECEIVE_S, whatever makes it so slow.
+    """
+
+    def give_up(*_: Any) -> None:
+        raise TimeoutError(f"what was sent could not be unpacked in {RECEIVE_S} s")
+
+    signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(RECEIVE_S)
+    try:
+        if job.get("common"):
+            name = os.path.splitext(os.path.basename(job["common"]))[0] + ".tar"
+            places = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+            found = [path for each in places if os.path.exists(path := os.path.join(each, name))]
+            if not found:
+                raise FileNotFoundError(f"{name} is in no folder of PYTHONPATH")
+            unpack(found[0], folder)
+        if job.get("trees"):
+            write_trees(list(map(os.fsencode, job["trees"])), folder, job["disk_bytes"])
+    finally:
+        signal.alarm(0)
+
+
+def write_trees(trees: list[bytes], folder: str, most_bytes: int) -> None:
+    """Write the files of the candidate's bundle into each of these folders, byte for byte.
+
+    Plainly, as a checkout would do what the candidate's .gitattributes say; folders first and links
+    last, so that nothing is written through a link.
+    """
+    import shutil
+    import tempfile
+
+    if shutil.which("git") is None:
+        raise RuntimeError("git is missing here, and the candidate comes as a git bundle")
+    with tempfile.TemporaryDirectory(dir=folder) as store:
+        git(store, "init", "--quiet", "--bare", "--template=")
+        for name in ("base.bundle", "candidate.bundle"):
+            commit = git(store, "bundle", "unbundle", os.path.join(folder, name)).split()[0]
+            git(store, "update-ref", "refs/heads/files", commit)  # the next one builds on it
+        entries = []
+        for line in git(store, "ls-tree", "-r", "-l", "-z", commit).split(b"\0")[:-1]:
+            head, _, path = line.partition(b"\t")
+            mode, _, oid, length = head.split()
+            if {b"", b".", b".."} & set(path.split(b"/")):
+                raise ValueError(f"a file of the candidate is called {path!r}")
+            for tree in trees:
+                place = os.path.join(tree, path)
+                os.makedirs(place if mode == SUBMODULE else os.path.dirname(place), exist_ok=True)
+            if mode != SUBMODULE:
+                entries.append((mode == LINK, mode, path, oid, int(length)))
+        if sum(size for *_, size in entries) * (len(trees) + 1) > most_bytes:
+            raise ValueError(f"the candidate's files need more than {most_bytes} bytes")
+        entries.sort()
+        names = b"".join(oid + b"\n" for _, _, _, oid, _ in entries)
+        with open(os.path.join(store, "contents"), "w+b") as contents:
+            git(store, "cat-file", "--batch", stdin=names, stdout=contents)
+            contents.seek(0)
+            for _, mode, path, _, size in entries:
+                contents.readline()
+                data = contents.read(size)
+                contents.read(1)
+                for tree in trees:
+                    write(os.path.join(tree, path), mode, data)
+
+
+def git(store: str, *argv: str | bytes, stdin: bytes = b"", stdout: Any = None) -> bytes:
+    """Run a git command that reads no configuration; returns what it prints."""
+    import subprocess
+
+    env = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_DIR": store,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_DEFAULT_HASH": "sha1",
+    }
+    done = subprocess.run(
+        ["git", *argv], cwd=store, env=env, input=stdin, stdout=stdout or subprocess.PIPE,
+        stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        raise RuntimeError(f"git {argv[0]!s} ended with {done.returncode}: {said}")
+    return done.stdout or b""
+
+
+def write(path: bytes, mode: bytes, data: bytes) -> None:
+    """Make a new file or link of a tree."""
+    if mode == LINK:
+        os.symlink(data, path)
+        return
+    with open(path, "xb") as file:
+        file.write(data)
+    if mode == EXECUTABLE:
+        os.chmod(path, 0o755)
+
+
 def unpack(archive: str, folder: str) -> None:
-    """Unpack the directory that was sent with us."""
+    """Unpack what was sent to us."""
     import tarfile
 
     with tarfile.open(archive) as tar:

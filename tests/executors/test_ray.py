@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from autoresearch.attempt import pack_common
 from autoresearch.errors import UnansweredError, UserError
 from autoresearch.executors.queue import QueueExecutor, State
 from autoresearch.executors.ray import Ray
@@ -86,8 +88,32 @@ class TestRaySends(TestRay):
             os.kill(pid, signal.SIGKILL)
         return lambda: None
 
+    def test_what_jobs_share_is_sent_once(self) -> None:
+        (self.folder / "data").write_text("for all\n")
+        package = pack_common({"data": self.folder / "data"}, self.folder)
+        for _ in range(2):
+            job = self.job("") | {"common": str(package)}
+            (step,) = job["steps"]
+            step["processes"][0]["argv"][2] = f"cat {job['directory']}/data"
+            self.run(job)
+            assert self.log(job) == "for all\n"
+        assert uploads(self.head).count(package.name) == 1
+
+    def test_a_package_that_is_too_large_is_an_input_error(self) -> None:
+        scheduler = Ray(self.head.address, None, "python3", {}, shared=False)
+        (self.folder / "large.zip").write_bytes(bytes(101 << 20))
+        with pytest.raises(UserError, match="Ray takes no package as large"):
+            asyncio.run(scheduler._offer(self.folder / "large.zip"))
+
+
+def uploads(head: Head) -> list[str]:
+    """The packages that were sent to a head and may be for several jobs, by its own log."""
+    said = (head.root / "session_latest" / "logs" / "dashboard_JobHead.log").read_text()
+    return re.findall(r"Uploading package gcs://(autoresearch-\w{32}\.zip)", said)
+
 
 def test_a_whole_task_is_sent(tmp_path: Path, _head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(uploads(_head))
     task = story(tmp_path / "task")
     options = f'address = "{_head.address}"\npoll = "0.5s"\nshared = false\n'
     contract = task.root / "autoresearch.toml"
@@ -104,6 +130,7 @@ def test_a_whole_task_is_sent(tmp_path: Path, _head: Head, monkeypatch: pytest.M
     assert {(each.outcome, each.level) for each in samples} == {(Outcome.OK, Level.NAMESPACES)}
     log = task.run_folder / "experiments" / "1" / "samples" / "0" / "run.log"
     assert log.read_text() == "trained\n"
+    assert len(uploads(_head)) == before + 1, "what all jobs share was sent anew"
 
 
 @pytest.mark.parametrize("level", ["landlock", "none"])

@@ -14,6 +14,7 @@ import shlex
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..attempt import LOG, RUNNER, Attempt, pack, unpack
@@ -24,6 +25,7 @@ from .queue import QueueExecutor, Scheduler, Seen, State
 ANSWER_S = 30.0
 STATES = {"PENDING": State.QUEUED, "RUNNING": State.RUNNING}
 MOST_BYTES = 64 << 20
+PACKAGES = "/api/packages/gcs"
 
 
 def executor(contract: Contract) -> QueueExecutor:
@@ -58,6 +60,7 @@ class Ray(Scheduler):
         self.shared = shared
         # The head is where jobs are sent, not where the world is reached through a proxy.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._offering = asyncio.Lock()
 
     async def submit(self, attempt: Attempt, job: Mapping[str, Any], avoid: Sequence[str]) -> None:
         """Start an attempt under its name, wherever Ray likes; not again where it is known."""
@@ -73,13 +76,24 @@ class Ray(Scheduler):
             # It is unpacked into a directory of its own, where the job then starts.
             package = f"{attempt.name}.zip"
             data = await asyncio.to_thread(pack, attempt.folder)
-            await self._call("PUT", f"/api/packages/gcs/{package}", data)
+            await self._call("PUT", f"{PACKAGES}/{package}", data)
             body["runtime_env"] = {"working_dir": f"gcs://{package}"}
+            if common := job.get("common"):
+                await self._offer(Path(common))
+                # It is unpacked once on each node, into a folder that PYTHONPATH then names.
+                body["runtime_env"]["py_modules"] = [f"gcs://{Path(common).name}"]
             body["entrypoint"] = self._start(RUNNER.name, ".")
         await self._call("POST", "/api/jobs/", body)
 
     def _start(self, runner: str, folder: str) -> str:
         return f"exec {shlex.join([self.python, '-I', '-S', '-B', runner, '--attempt', folder])}"
+
+    async def _offer(self, package: Path) -> None:
+        """Send a package unless Ray has it: asked for, it is kept for ten minutes without a job."""
+        async with self._offering:
+            if await self._call("GET", f"{PACKAGES}/{package.name}") is None:
+                data = await asyncio.to_thread(package.read_bytes)
+                await self._call("PUT", f"{PACKAGES}/{package.name}", data)
 
     async def states(self, names: Sequence[str]) -> dict[str, Seen]:
         """Where these jobs are; asked one by one, as Ray's list holds every job there ever was."""
@@ -107,7 +121,7 @@ class Ray(Scheduler):
     async def _call(
         self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None
     ) -> Any:
-        """What Ray answers; None where it does not know the job.
+        """What Ray answers; None where it does not know what was asked for.
 
         Raises:
             UnansweredError: it does not answer, or cannot now.
@@ -130,7 +144,7 @@ class Ray(Scheduler):
         )
         try:
             with self._opener.open(request, timeout=ANSWER_S) as answer:
-                return json.loads(answer.read(MOST_BYTES) or b"null")
+                return json.loads(answer.read(MOST_BYTES) or b"{}")
         except urllib.error.HTTPError as error:
             # A traceback, whose last line of words says what it is.
             said = error.read(MOST_BYTES).decode(errors="replace").splitlines()
@@ -157,6 +171,11 @@ class Ray(Scheduler):
                 raise UserError(
                     f"Ray refuses the job: {said}",
                     fix="see [parallel.ray] and what [run] asks for (cpus, gpus, memory)",
+                )
+            case 413:
+                raise UserError(
+                    f"Ray takes no package as large as the files of the task and its data: {said}",
+                    fix="let the nodes share a file system with this machine, or make it smaller",
                 )
             case _:
                 raise UnansweredError(f"Ray at {self.address} says: {code} {said}")
