@@ -150,7 +150,9 @@ class QueueExecutor:
                         f" its runner printed: {attempt.last_words()}"
                     )
             silent = claimed and now >= alive + SILENT_S
-            if silent or (not claimed and attempt.age_s >= self.queued_s):
+            # Where files are not shared, nobody here sees a runner claim its directory.
+            waits = not claimed if self.shared else seen.state is State.QUEUED
+            if silent or (waits and attempt.age_s >= self.queued_s):
                 with contextlib.suppress(UnansweredError):
                     await self.scheduler.cancel(attempt.name)
                 what = "was silent" if silent else "waited for its turn"
