@@ -20,11 +20,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import landscapes
-import numpy as np
-from landscapes import Axis, Task
+# Before NumPy reads them: where cores are busy, two threads take seven times as long as one.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
 
-import autoresearch
+import landscapes  # noqa: E402
+import numpy as np  # noqa: E402
+from landscapes import Axis, Task  # noqa: E402
+
+import autoresearch  # noqa: E402
 
 WORKLOAD = Path(autoresearch.__file__).parent / "workloads" / "tinylm"
 DATA = Path(tempfile.gettempdir()) / "autoresearch-bench-tinylm"
@@ -72,9 +76,7 @@ def tinylm(seed: int) -> Task:
 
 
 def prepare() -> None:
-    """One thread for each process that is started from now on, and the corpus, made once."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
+    """Make the corpus, once."""
     if not (DATA / "data" / "manifest.json").is_file():
         print("preparing the corpus of tinylm ...", flush=True)
         DATA.mkdir(exist_ok=True)
