@@ -33,7 +33,7 @@ from . import task, words
 from .live import amount
 
 LOG_LINES = 20
-SHOWN = 100
+SHOWN = 50
 WIDE = 1000
 SHARE_SHOWN = 0.01
 
