@@ -18,7 +18,8 @@ from .surrogate import Surrogate, Vector
 MOST_AT_ONCE = 4  # constants changed together
 ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
 OPENING = 2.0  # natural steps of all learning rates together in the first experiments
-BOLD = 2.5  # natural steps of a move that is asked to be bold
+BOLD = 3.5  # natural steps of every constant in a move that is asked to be bold, one sigma
+BOLDEST = 4  # such moves looked at: more would find the nearest of them the most promising
 CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
 
 
@@ -103,18 +104,19 @@ class Landscape:
     ) -> tuple[Value, ...] | None:
         """The values to try next: the most promising untried move, None if there is none.
 
-        ``among`` are the dimensions to move, all of them by default; ``bold`` asks for a far move.
+        ``among`` are the dimensions to move, all of them by default; ``bold`` asks for a move that
+        may lead out of the basin of the incumbent.
         """
         for move in () if among or bold else self._openings():
             if (values := self._values(self._after(move))) not in self.tried:
                 return values
         model = Surrogate(self.dimensions, self.start, self.rows, self.worse, self.crashed)
         scored: list[tuple[float, Vector]] = []
-        axes, radius = among or range(len(self.start)), BOLD if bold else self.radius
-        for move in self._moves(rng, axes, radius):
+        axes = among or range(len(self.start))
+        for move in self._far_moves(rng, axes) if bold else self._moves(rng, axes, self.radius):
             self._consider(model, move, scored)
         scored.sort(key=lambda each: -each[0])
-        for move in self._combined(scored, rng):
+        for move in () if bold else self._combined(scored, rng):
             self._consider(model, move, scored)
         if not scored:
             return self._anything(rng)
@@ -161,6 +163,24 @@ class Landscape:
                 yield tuple(factor * each for each in self.momentum)
         for _ in range(16):
             yield self._mixture(rng, axes, radius)
+
+    def _far_moves(self, rng: random.Random, axes: Sequence[int]) -> Iterator[Vector]:
+        """All constants at once: what changes only some of them falls back where it came from."""
+        for _ in range(BOLDEST):
+            move = [0.0] * len(self.start)
+            for i in axes:
+                move[i] = self._far(i, rng)
+            yield tuple(move)
+
+    def _far(self, i: int, rng: random.Random) -> float:
+        """A far move along one dimension, mirrored where it would leave the bounds."""
+        axis, at = self.dimensions[i], self.start[i]
+        if axis.scale == "choice" and not axis.ordered:
+            return rng.randrange(len(axis.choices)) - at
+        low, high = axis.bounds()
+        to = at + BOLD * rng.gauss(0, 1)
+        to = 2 * low - to if to < low else 2 * high - to if to > high else to
+        return min(max(to, low), high) - at
 
     def _mixture(self, rng: random.Random, axes: Sequence[int], radius: float) -> Vector:
         move = [0.0] * len(self.start)

@@ -197,4 +197,6 @@ def _tune(
     names = [here.names[constant.key] for constant, _ in changes]
     plural = "these changes together help" if len(names) > 1 else "this change helps"
     hypothesis = f"Going by the experiments so far, {plural}: {', '.join(names)}."
+    if kind is Kind.EXPLORE:
+        hypothesis = f"A better place may lie far from here, beyond worse ones: {', '.join(names)}."
     return Proposal(", ".join(moves), hypothesis, kind=kind, tokens=0, cost_usd=0.0)
