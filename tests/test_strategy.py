@@ -144,24 +144,30 @@ def test_a_change_that_was_not_kept_gets_another_chance_while_it_gets_better() -
     assert [followed(1.4) for _ in range(FOLLOW)] == [other] * FOLLOW
 
 
-def test_with_constants_alone_all_but_the_far_moves_follow_one() -> None:
+def test_with_constants_alone_most_experiments_are_bold() -> None:
     story = Story()
     best = story.add(Status.KEEP, 0.9, kind=Kind.TUNE)
-    far = story.add(Status.DISCARD, 1.5, kind=Kind.EXPLORE)
-    for _ in range(RESTART - 1):
-        story.add(Status.DISCARD, 2.0, kind=Kind.TUNE)
-    plans, values = [], iter((1.4, 1.3, 1.2, *[2.0] * 9))
-    for _ in range(2 * EVERY):
-        plans.append(plan := story.plan())
-        kind = Kind.TUNE if plan.kind is Kind.IMPROVE else plan.kind
-        story.add(Status.DISCARD, next(values), parent=plan.parent, kind=kind)
-    assert [plan.kind for plan in plans[::EVERY]] == [Kind.EXPLORE] * 2
-    assert {plan.parent for plan in plans[::EVERY]} == {best}
-    followed = [plan for i, plan in enumerate(plans) if i % EVERY]
-    assert all("another chance for #" in plan.reason for plan in followed)
-    assert far not in {plan.parent for plan in followed}  # the later one promised more
-    story.add(Status.DISCARD, 2.0)  # somebody changed the structure: half is the incumbent's again
-    assert sum(plan.reason == "" for plan in story.plans(2 * EVERY)) >= 2
+
+    def plans(count: int) -> list[Plan]:
+        found = []
+        for _ in range(count):
+            found.append(plan := story.plan())
+            kind = plan.kind if plan.reason else Kind.TUNE
+            story.add(Status.DISCARD, 2.0, parent=plan.parent, kind=kind)
+        return found
+
+    assert plans(PATIENCE) == [Plan(best, Kind.IMPROVE)] * PATIENCE
+    asked = plans(RESTART)
+    assert [each.kind for each in asked[:EVERY]] == [
+        Kind.EXPLORE, Kind.EXPLORE, Kind.IMPROVE, Kind.EXPLORE
+    ]  # fmt: skip
+    assert [each.kind for each in asked] == [each.kind for each in asked[:EVERY]] * (
+        RESTART // EVERY
+    )
+    assert {each.parent for each in asked} == {best}
+    assert all(bool(each.reason) == (each.kind is Kind.EXPLORE) for each in asked)
+    story.add(Status.DISCARD, 2.0)  # somebody changed the structure
+    assert sum(each.kind is Kind.EXPLORE for each in plans(2 * EVERY)) <= 2
 
 
 def test_two_near_misses_of_one_incumbent_are_tried_together_once() -> None:

@@ -4,9 +4,8 @@ A frontier of one is greedy: everything starts from the incumbent. A wider one a
 lineages, near misses and earlier keeps, chosen by promise, novelty and code size, and exchanges
 gains with them. While nothing is kept it escalates: near misses are combined, briefings get bolder,
 and changes of structure that were not kept get another chance, as their constants were a first
-guess: each is followed for a few experiments, and on while it gets better. So do far moves of
-constants, which may lead into a deeper basin; where there are only constants to change, all but
-one of ``EVERY`` experiments are theirs by then.
+guess: each is followed for a few experiments, and on while it gets better. Where constants are all
+that changes, most experiments are bold ones instead: a wide search needs many.
 
 A candidate whose parent is not the incumbent is never kept as it is: where it promises a gain, the
 engine merges it with the incumbent and measures that. What is looked at is bounded, so a plan costs
@@ -28,7 +27,7 @@ from .types import OPTIMIZER, Contract, Kind, Metric, Plan, Status
 WINDOW = 120  # experiments looked back at
 BRANCH_POINTS = 12  # the last keeps, which lineages part from
 PATIENCE = 12  # experiments without a keep before it escalates
-RESTART = 24  # the same before what was not kept is followed, with half of them or more
+RESTART = 24  # the same before what was not kept is followed, with every second experiment
 EVERY = 4  # while it escalates, one of so many experiments is out of turn
 FOLLOW = 4  # experiments that a restarted line gets, and again with each that betters it
 NEAR = 2.0  # noise widths by which a near miss may be worse than its incumbent
@@ -41,8 +40,9 @@ PRICE = 0.05  # typical effects that ten more syntax tokens count against a plac
 def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan:
     """What experiment ``number`` is to try; all chance in it comes from ``seed``."""
     rng, lines = random.Random(seed), Lineages.of(view, contract.metric, number)
-    often = EVERY if lines.numbers_alone else 2
-    if lines.idle >= RESTART and lines.idle % often and (plan := _restart(lines)) is not None:
+    if lines.numbers_alone and lines.idle >= PATIENCE and lines.idle % 2:
+        return _explore(lines)
+    if lines.idle >= RESTART and lines.idle % 2 and (plan := _restart(lines)) is not None:
         return plan
     waited = lines.idle - PATIENCE
     if waited >= 0 and waited % EVERY == 0:
@@ -187,7 +187,7 @@ class Lineages:
 
     @property
     def numbers_alone(self) -> bool:
-        """Whether nobody changed the structure: then little is left to try on the incumbent."""
+        """Whether nobody changed the structure: then far moves alone lead out of a basin."""
         return all(each.kind is not Kind.IMPROVE for each in self.recent)
 
     @property

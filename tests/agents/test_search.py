@@ -200,7 +200,7 @@ def test_a_bold_move_is_far_in_all_numbers_and_within_bounds(lab: Lab) -> None:
         steps.append(abs(math.log(rates[1] / rates[0])))
         moved.append(sum(after[name] != value for name, value in before.items()))
     assert sorted(steps)[20] > math.log(2)
-    assert sorted(moved)[10] >= MOST_AT_ONCE
+    assert sorted(moved)[10] >= 3
 
 
 def test_seeds_differ(lab: Lab) -> None:

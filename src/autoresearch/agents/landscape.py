@@ -10,16 +10,16 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..types import Metric, Past, Status
+from ..types import Kind, Metric, Past, Status
 from .constants import Dimension, Value, is_learning_rate
 from .sources import Key, Parsed, Trial
 from .surrogate import Surrogate, Vector
+from .wide import Wide
 
 MOST_AT_ONCE = 4  # constants changed together
 ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
 OPENING = 2.0  # natural steps of all learning rates together in the first experiments
-BOLD = 3.5  # natural steps of every constant in a move that is asked to be bold, one sigma
-BOLDEST = 4  # such moves looked at: more would find the nearest of them the most promising
+ATTEMPTS = 20  # draws of a far move until one is new
 CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
 
 
@@ -42,6 +42,8 @@ class Landscape:
     idle: int
     rates: frozenset[int]  # which dimensions are learning rates
     winning: bool  # all experiments were kept, but for one at most
+    origin: Vector  # where the run began
+    bold: tuple[tuple[float, Vector], ...]  # far moves in order, and how much worse each was
 
     @classmethod
     def of(
@@ -61,6 +63,7 @@ class Landscape:
         tried = {now}
         rows: list[Vector] = []
         losses: list[float | None] = []
+        bold: list[tuple[float, Vector]] = []
         base = kept[-1].past.value if kept else None
         places: list[dict[Value, float]] = [{} for _ in axes]
         for trial in trials:
@@ -81,6 +84,9 @@ class Landscape:
                     place[value] = axis.place(value)
             rows.append(tuple(map(dict.__getitem__, places, values)))
             losses.append(None if failed else -metric.gain(trial.past.value or 0.0, base or 0.0))
+            if trial.past.kind is Kind.EXPLORE:
+                bold.append((math.inf if losses[-1] is None else losses[-1], rows[-1]))
+        origin = rows[0] if rows else start
         rows, losses = _nearest(start, rows, losses)
         worse = _standardised(losses)
         crashed = tuple(1.0 if loss is None else 0.0 for loss in losses)
@@ -91,7 +97,7 @@ class Landscape:
                 i for i, ((_, name), axis) in enumerate(dimensions.items())
                 if is_learning_rate(name) and axis.scale == "log"
             ),
-            len(trials) - len(kept) < 2,
+            len(trials) - len(kept) < 2, origin, tuple(bold),
         )  # fmt: skip
 
     @property
@@ -104,23 +110,32 @@ class Landscape:
     ) -> tuple[Value, ...] | None:
         """The values to try next: the most promising untried move, None if there is none.
 
-        ``among`` are the dimensions to move, all of them by default; ``bold`` asks for a move that
-        may lead out of the basin of the incumbent.
+        ``among`` are the dimensions to move, all of them by default; ``bold`` asks for a far move.
         """
-        for move in () if among or bold else self._openings():
+        if bold:
+            return self._far(rng)
+        for move in () if among else self._openings():
             if (values := self._values(self._after(move))) not in self.tried:
                 return values
         model = Surrogate(self.dimensions, self.start, self.rows, self.worse, self.crashed)
         scored: list[tuple[float, Vector]] = []
-        axes = among or range(len(self.start))
-        for move in self._far_moves(rng, axes) if bold else self._moves(rng, axes, self.radius):
+        for move in self._moves(rng, among or range(len(self.start)), self.radius):
             self._consider(model, move, scored)
         scored.sort(key=lambda each: -each[0])
-        for move in () if bold else self._combined(scored, rng):
+        for move in self._combined(scored, rng):
             self._consider(model, move, scored)
         if not scored:
             return self._anything(rng)
         return self._values(max(scored, key=lambda each: each[0])[1])
+
+    def _far(self, rng: random.Random) -> tuple[Value, ...] | None:
+        """What the wide search over all constants tries next, whatever the incumbent is."""
+        wide = Wide.after(self.bold, self.dimensions, self.origin)
+        for _ in range(ATTEMPTS):
+            values = self._values(wide.draw(rng))
+            if values not in self.tried:
+                return values
+        return self._anything(rng)
 
     def _openings(self) -> Iterator[Vector]:
         """All learning rates together, up or else down; twice as far while that is kept."""
@@ -163,24 +178,6 @@ class Landscape:
                 yield tuple(factor * each for each in self.momentum)
         for _ in range(16):
             yield self._mixture(rng, axes, radius)
-
-    def _far_moves(self, rng: random.Random, axes: Sequence[int]) -> Iterator[Vector]:
-        """All constants at once: what changes only some of them falls back where it came from."""
-        for _ in range(BOLDEST):
-            move = [0.0] * len(self.start)
-            for i in axes:
-                move[i] = self._far(i, rng)
-            yield tuple(move)
-
-    def _far(self, i: int, rng: random.Random) -> float:
-        """A far move along one dimension, mirrored where it would leave the bounds."""
-        axis, at = self.dimensions[i], self.start[i]
-        if axis.scale == "choice" and not axis.ordered:
-            return rng.randrange(len(axis.choices)) - at
-        low, high = axis.bounds()
-        to = at + BOLD * rng.gauss(0, 1)
-        to = 2 * low - to if to < low else 2 * high - to if to > high else to
-        return min(max(to, low), high) - at
 
     def _mixture(self, rng: random.Random, axes: Sequence[int], radius: float) -> Vector:
         move = [0.0] * len(self.start)
