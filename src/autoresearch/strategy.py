@@ -5,7 +5,7 @@ lineages, near misses and earlier keeps, chosen by promise, novelty and code siz
 gains with them. While nothing is kept it escalates: near misses are combined, briefings get bolder,
 and changes of structure that were not kept get another chance, as their constants were a first
 guess: each is followed for a few experiments, and on while it gets better. Where constants are all
-that changes, most experiments are bold ones instead: a wide search needs many.
+that changes, the rest of the experiments are bold ones by then: a wide search needs many.
 
 A candidate whose parent is not the incumbent is never kept as it is: where it promises a gain, the
 engine merges it with the incumbent and measures that. What is looked at is bounded, so a plan costs
@@ -40,10 +40,10 @@ PRICE = 0.05  # typical effects that ten more syntax tokens count against a plac
 def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan:
     """What experiment ``number`` is to try; all chance in it comes from ``seed``."""
     rng, lines = random.Random(seed), Lineages.of(view, contract.metric, number)
-    if lines.numbers_alone and lines.idle >= PATIENCE and lines.idle % 2:
-        return _explore(lines)
     if lines.idle >= RESTART and lines.idle % 2 and (plan := _restart(lines)) is not None:
         return plan
+    if lines.idle >= RESTART and lines.idle % 2 == 0 and lines.numbers_alone:
+        return _explore(lines)
     waited = lines.idle - PATIENCE
     if waited >= 0 and waited % EVERY == 0:
         moves = [_combine, _explore]
