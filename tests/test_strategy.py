@@ -144,6 +144,31 @@ def test_a_change_that_was_not_kept_gets_another_chance_while_it_gets_better() -
     assert [followed(1.4) for _ in range(FOLLOW)] == [other] * FOLLOW
 
 
+def test_with_constants_alone_a_wide_search_and_what_it_finds_take_turns() -> None:
+    story = Story()
+    best = story.add(Status.KEEP, 0.9, kind=Kind.TUNE)
+    for _ in range(RESTART):
+        story.add(Status.DISCARD, 2.0, kind=Kind.TUNE)
+
+    def plans(count: int) -> list[Plan]:
+        found = []
+        for _ in range(count):
+            found.append(plan := story.plan())
+            bold = plan.kind is Kind.EXPLORE
+            kind = plan.kind if bold else Kind.TUNE
+            story.add(Status.DISCARD, 1.5 if bold else 2.0, parent=plan.parent, kind=kind)
+        return found
+
+    asked = plans(2 * FOLLOW)
+    assert [each.kind for each in asked] == [Kind.EXPLORE, Kind.IMPROVE] * FOLLOW
+    assert {each.parent for each in asked[::2]} == {best}
+    first = story.view.experiments[RESTART + 2]
+    assert {each.parent for each in asked[1::2]} == {first.commit}
+    assert all("another chance for #" in each.reason for each in asked[1::2])
+    story.add(Status.DISCARD, 2.0)  # somebody changed the structure
+    assert Kind.EXPLORE not in {each.kind for each in plans(EVERY)[1::EVERY]}
+
+
 def test_two_near_misses_of_one_incumbent_are_tried_together_once() -> None:
     story = Story()
     first = story.add(Status.DISCARD, 0.999)

@@ -4,7 +4,8 @@ A frontier of one is greedy: everything starts from the incumbent. A wider one a
 lineages, near misses and earlier keeps, chosen by promise, novelty and code size, and exchanges
 gains with them. While nothing is kept it escalates: near misses are combined, briefings get bolder,
 and changes of structure that were not kept get another chance, as their constants were a first
-guess: each is followed for a few experiments, and on while it gets better.
+guess: each is followed for a few experiments, and on while it gets better. Where constants are all
+that changes, the rest of the experiments are bold ones by then: a wide search needs many.
 
 A candidate whose parent is not the incumbent is never kept as it is: where it promises a gain, the
 engine merges it with the incumbent and measures that. What is looked at is bounded, so a plan costs
@@ -41,6 +42,8 @@ def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan
     rng, lines = random.Random(seed), Lineages.of(view, contract.metric, number)
     if lines.idle >= RESTART and lines.idle % 2 and (plan := _restart(lines)) is not None:
         return plan
+    if lines.idle >= RESTART and lines.idle % 2 == 0 and lines.numbers_alone:
+        return _explore(lines)
     waited = lines.idle - PATIENCE
     if waited >= 0 and waited % EVERY == 0:
         moves = [_combine, _explore]
@@ -181,6 +184,11 @@ class Lineages:
     @property
     def since_keep(self) -> str:
         return f"nothing was kept for {self.idle} experiments"
+
+    @property
+    def numbers_alone(self) -> bool:
+        """Whether nobody changed the structure: then far moves alone lead out of a basin."""
+        return all(each.kind is not Kind.IMPROVE for each in self.recent)
 
     @property
     def misses(self) -> list[Experiment]:

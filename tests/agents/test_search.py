@@ -87,12 +87,12 @@ class Lab:
         if status is Status.KEEP:
             self.source = text
 
-    def propose(self, seed: int = 1) -> tuple[Proposal, str]:
+    def propose(self, seed: int = 1, kind: Kind = Kind.TUNE) -> tuple[Proposal, str]:
         file = self.folder / "train.py"
         file.write_bytes(self.source.encode())
         number = len(self.history)
         assignment = Assignment(
-            number, self.folder, ("train.py",), Plan(commit(self.source), Kind.TUNE), seed,
+            number, self.folder, ("train.py",), Plan(commit(self.source), kind), seed,
             self.metric, self.space, self.history, self.folder, self.folder, self.pending,
         )  # fmt: skip
         proposal = asyncio.run(self.agent().propose(assignment))
@@ -190,6 +190,23 @@ def test_it_opens_with_all_learning_rates_together_as_long_as_that_is_kept(
 def test_one_learning_rate_has_no_opening(lab: Lab) -> None:
     lab.run(3, lambda values: 1.0 + float(values["DEPTH"]))
     assert len({tuple(settings_of(p.sources()["train.py"]).items()) for p in lab.history}) == 4
+
+
+def test_a_bold_move_is_far_in_all_numbers_and_within_bounds(lab: Lab) -> None:
+    before, steps, moved = settings_of(lab.source), [], []
+    for seed in range(40):
+        proposal, text = lab.propose(seed, Kind.EXPLORE)
+        assert proposal.kind is Kind.EXPLORE
+        assert lab.propose(seed, Kind.EXPLORE) == (proposal, text)
+        after = settings_of(text)
+        assert after["SEED"] == before["SEED"]
+        assert 0 <= float(after["WARMUP"]) <= 1
+        rates = [float(each["LEARNING_RATE"]) for each in (before, after)]
+        assert 1 / 65 < rates[1] / rates[0] < 65
+        steps.append(abs(math.log(rates[1] / rates[0])))
+        moved.append(sum(after[name] != value for name, value in before.items()))
+    assert sorted(steps)[20] > math.log(2)
+    assert sorted(moved)[10] >= 3
 
 
 def test_seeds_differ(lab: Lab) -> None:

@@ -10,16 +10,17 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..types import Metric, Past, Status
+from ..types import Kind, Metric, Past, Status
 from .constants import Dimension, Value, is_learning_rate
 from .sources import Key, Parsed, Trial
 from .surrogate import Surrogate, Vector
+from .wide import Wide
 
 MOST_AT_ONCE = 4  # constants changed together
 ROWS = 40  # measured places looked at, the nearest: what bounds the cost of a proposal
 PENDING = 16  # the same of those that are being measured
 OPENING = 2.0  # natural steps of all learning rates together in the first experiments
-BOLD = 2.5  # natural steps of a move that is asked to be bold
+ATTEMPTS = 20  # draws of a far move until one is new
 CRASH = 2.5  # how much worse a crash counts, in typical effects of one step
 
 
@@ -44,6 +45,8 @@ class Landscape:
     idle: int
     rates: frozenset[int]  # which dimensions are learning rates
     winning: bool  # all experiments were kept, but for one at most
+    origin: Vector  # where the run began
+    bold: tuple[tuple[float, Vector], ...]  # far moves in order, and how much worse each was
 
     @classmethod
     def of(
@@ -64,6 +67,7 @@ class Landscape:
         rows: list[Vector] = []
         losses: list[float | None] = []
         waiting: list[Vector] = []
+        bold: list[tuple[float, Vector]] = []
         base = kept[-1].past.value if kept else None
         places: list[dict[Value, float]] = [{} for _ in axes]
         for trial in trials:
@@ -89,6 +93,9 @@ class Landscape:
                 continue
             rows.append(row)
             losses.append(None if failed else -metric.gain(trial.past.value or 0.0, base or 0.0))
+            if trial.past.kind is Kind.EXPLORE:
+                bold.append((math.inf if losses[-1] is None else losses[-1], row))
+        origin = rows[0] if rows else start
         rows, losses = _nearest(start, rows, losses, ROWS)
         waiting, told = _nearest(start, waiting, [0.0] * len(waiting), PENDING)
         rows, losses, trials = rows + waiting, losses + told, _decided(trials)
@@ -101,7 +108,7 @@ class Landscape:
                 i for i, ((_, name), axis) in enumerate(dimensions.items())
                 if is_learning_rate(name) and axis.scale == "log"
             ),
-            len(trials) - len(kept) < 2,
+            len(trials) - len(kept) < 2, origin, tuple(bold),
         )  # fmt: skip
 
     @property
@@ -116,13 +123,14 @@ class Landscape:
 
         ``among`` are the dimensions to move, all of them by default; ``bold`` asks for a far move.
         """
-        for move in () if among or bold else self._openings():
+        if bold:
+            return self._far(rng)
+        for move in () if among else self._openings():
             if (values := self._values(self._after(move))) not in self.tried:
                 return values
         model = Surrogate(self.dimensions, self.start, self.rows, self.worse, self.crashed)
         scored: list[tuple[float, Vector]] = []
-        axes, radius = among or range(len(self.start)), BOLD if bold else self.radius
-        for move in self._moves(rng, axes, radius):
+        for move in self._moves(rng, among or range(len(self.start)), self.radius):
             self._consider(model, move, scored)
         scored.sort(key=lambda each: -each[0])
         for move in self._combined(scored, rng):
@@ -130,6 +138,15 @@ class Landscape:
         if not scored:
             return self._anything(rng)
         return self._values(max(scored, key=lambda each: each[0])[1])
+
+    def _far(self, rng: random.Random) -> tuple[Value, ...] | None:
+        """What the wide search over all constants tries next, whatever the incumbent is."""
+        wide = Wide.after(self.bold, self.dimensions, self.origin)
+        for _ in range(ATTEMPTS):
+            values = self._values(wide.draw(rng))
+            if values not in self.tried:
+                return values
+        return self._anything(rng)
 
     def _openings(self) -> Iterator[Vector]:
         """All learning rates together, up or else down; twice as far while that is kept."""

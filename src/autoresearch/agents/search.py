@@ -3,6 +3,7 @@
 Every proposal is a local move of a few constants around the incumbent. Which one follows from the
 history alone: a small additive Gaussian process over all measured values, crashes included, says
 where a gain is likely; learned directions are followed further. Now and then it tries to simplify.
+Asked for a bold move, it goes on with a wide search of its own (``wide.py``).
 It remembers nothing between calls: equal assignments give equal edits. What it keeps in memory are
 parsed sources by commit, a cache.
 """
@@ -200,4 +201,6 @@ def _tune(
     names = [here.names[constant.key] for constant, _ in changes]
     plural = "these changes together help" if len(names) > 1 else "this change helps"
     hypothesis = f"Going by the experiments so far, {plural}: {', '.join(names)}."
+    if kind is Kind.EXPLORE:
+        hypothesis = "A better place may lie far from here: all constants at once, widely."
     return Proposal(", ".join(moves), hypothesis, kind=kind, tokens=0, cost_usd=0.0)
