@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from autoresearch.cli.run import interruptible
+from autoresearch import config
+from autoresearch.cli.run import Begin, hold, interruptible
 from autoresearch.journal.view import Role, RunView
 from autoresearch.run import held_by_engine
 from tests.conftest import IDENTITY, TRAIN, Toy, counting, lr_patch, until
@@ -337,6 +338,19 @@ def test_stop_ends_after_the_sample_in_flight_and_run_continues(toy: MakeToy) ->
     assert task.statuses()[:2] == ["keep", "keep"]
     assert sum(len(each.taken) for each in task.view().experiments.values()) > taken
     assert "not running" in task.call("stop").stdout
+
+
+def test_a_long_run_says_why_it_takes_its_time(
+    toy: MakeToy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = toy({"agent.sh": HALVE}, limits="experiments = 0")
+    task.call("run", "--tag", "long")
+    contract = config.load(task.root / "autoresearch.toml")
+    with hold(contract, Begin()):
+        assert capsys.readouterr().err == ""
+    monkeypatch.setattr("autoresearch.cli.run.LONG_BYTES", 1 << 10)
+    with hold(contract, Begin()):
+        assert capsys.readouterr().err == "checking run long, whose journal has 0 MiB ...\n"
 
 
 def test_ctrl_c_once_finishes_the_sample_twice_ends_now(toy: MakeToy) -> None:

@@ -31,6 +31,7 @@ from .live import watch
 from .words import summary
 
 DETACH_S = 20.0
+LONG_BYTES = 8 << 20  # of a journal: that of some 4,000 experiments, checked in two seconds
 # So tempfile says that no disk has room.
 NO_TEMPORARY = "No usable temporary directory"
 Result = TypeVar("Result")
@@ -282,6 +283,7 @@ def hold(contract: Contract, begin: Begin) -> Iterator[Run]:
         uncommitted()  # refused before anything is made
     with disk.named(places.run):
         git.exclude(repository, f"{FOLDER}/")
+        _say_if_long(places.run / "journal.db", tag)
         held = Run(places, tag)
         try:
             if held.view.base:
@@ -291,6 +293,13 @@ def hold(contract: Contract, begin: Begin) -> Iterator[Run]:
             yield held
         finally:
             held.release()
+
+
+def _say_if_long(journal: Path, tag: str) -> None:
+    """Journal and store are read to their ends, which takes its time for a run of thousands."""
+    size = journal.stat().st_size if journal.exists() else 0
+    if size >= LONG_BYTES:
+        click.echo(f"checking run {tag}, whose journal has {size >> 20} MiB ...", err=True)
 
 
 def _choose_tag(root: Path, begin: Begin) -> str:
