@@ -40,10 +40,11 @@ PRICE = 0.05  # typical effects that ten more syntax tokens count against a plac
 def next_plan(view: RunView, contract: Contract, number: int, seed: int) -> Plan:
     """What experiment ``number`` is to try; all chance in it comes from ``seed``."""
     rng, lines = random.Random(seed), Lineages.of(view, contract.metric, number)
-    if lines.idle >= RESTART and lines.idle % 2 and (plan := _restart(lines)) is not None:
-        return plan
-    if lines.idle >= RESTART and lines.idle % 2 == 0 and lines.numbers_alone:
-        return _explore(lines)
+    if lines.idle >= RESTART:
+        if lines.idle % 2 and (plan := _restart(lines)) is not None:
+            return plan
+        if not lines.idle % 2 and lines.numbers_alone:
+            return _explore(lines)
     waited = lines.idle - PATIENCE
     if waited >= 0 and waited % EVERY == 0:
         moves = [_combine, _explore]

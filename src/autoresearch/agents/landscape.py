@@ -98,7 +98,9 @@ class Landscape:
         origin = rows[0] if rows else start
         rows, losses = _nearest(start, rows, losses, ROWS)
         waiting, told = _nearest(start, waiting, [0.0] * len(waiting), PENDING)
-        rows, losses, trials = rows + waiting, losses + told, _decided(trials)
+        rows, losses = rows + waiting, losses + told
+        # How far moves go follows from what is known.
+        trials = [trial for trial in trials if trial.past.status is not None]
         worse = _standardised(losses)
         crashed = tuple(1.0 if loss is None else 0.0 for loss in losses)
         return cls(
@@ -236,10 +238,6 @@ class Landscape:
             if values not in self.tried:
                 return values
         return None
-
-
-def _decided(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if trial.past.status is not None]
 
 
 def _nearest(
